@@ -1,0 +1,89 @@
+"""The errors cosdask raises, in one small tree.
+
+Every message says what was wrong, where it was (file and line, layer, row, or rank and host) and what to do about it.
+The places are also kept as attributes in :attr:`CosdaskError.where`, so that programs need not read the text.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class CosdaskError(Exception):
+    """Base of all errors raised by cosdask.
+
+    Args:
+        message: the whole text, place and remedy included.
+        **where: the place in parts, such as ``path=``, ``line=``, ``layer=``, ``row=``, ``rank=``, ``host=``.
+
+    Example:
+        >>> error = CosdaskError('layer "conv1": no filler', layer="conv1")
+        >>> error.where["layer"]
+        'conv1'
+    """
+
+    def __init__(self, message: str, **where: Any) -> None:
+        super().__init__(message)
+        self.where: dict[str, Any] = where
+
+    @property
+    def message(self) -> str:
+        """The whole text."""
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigError(CosdaskError, ValueError):
+    """An option, a flag or a combination of them that cannot work."""
+
+
+class ProtoError(CosdaskError, ValueError):
+    """A prototxt or binary protobuf file that cannot be read."""
+
+
+class NetError(CosdaskError, ValueError):
+    """A network that cannot be built or run: a layer's settings, shapes or connections."""
+
+
+class WeightsError(CosdaskError, ValueError):
+    """A weights or solver-state file that does not fit the network."""
+
+
+class SolverError(CosdaskError, ValueError):
+    """Solver settings that cannot work, or a training that went wrong (a loss that is not a number)."""
+
+
+class DataError(CosdaskError, ValueError):
+    """A data source, or a row in it, that cannot be read."""
+
+
+class StorageError(CosdaskError, OSError):
+    """A path that is missing, not visible, not writable, or already there."""
+
+
+class GroupError(CosdaskError, RuntimeError):
+    """Something went wrong in the group of ranks; names rank, host and step."""
+
+
+class RankError(GroupError):
+    """A rank ended with an error that would come again; carries the rank's own message."""
+
+
+class DeadlineError(GroupError, TimeoutError):
+    """A wait reached its deadline; names who is missing, where, and at which step."""
+
+
+def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A sentence that names the known words nearest to ``name``, or an empty string.
+
+    Example:
+        >>> did_you_mean("kernal_size", ["kernel_size", "stride"])
+        ' Did you mean "kernel_size"?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+    if not near:
+        return ""
+    quoted = [f'"{word}"' for word in near]
+    choice = quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]
+    return f" Did you mean {choice}?"

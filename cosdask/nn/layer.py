@@ -1,0 +1,184 @@
+"""What a layer is, and the one registry of layer types.
+
+A layer is built for given bottom shapes: :meth:`Layer.setup` reads the prototxt's fields, checks them, and states the
+shapes of the tops and the weights it owns. It is immutable after that, and :meth:`Layer.forward` is a pure JAX function.
+
+Layouts. Blobs at the edges are in Caffe's layout (N, C, H, W). Inside, convolution-like layers run channels-last,
+which is what XLA does fast. A layer class says in :attr:`Layer.layout` what it is given and what it returns:
+
+========  =====================================================================================================
+``caffe`` every bottom and top in Caffe's layout (the default, always right)
+``last``  4-D bottoms and tops as (N, H, W, C); blobs of other ranks as they are
+``any``   elementwise: works in whichever layout the first bottom has; the other bottoms are brought into the same one
+========  =====================================================================================================
+
+Shapes in :attr:`Layer.bottom_shapes` and :attr:`Layer.top_shapes` are always Caffe's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NoReturn, TypeVar
+
+import jax
+
+from cosdask.errors import NetError, did_you_mean
+from cosdask.proto import caffe_pb2
+
+Shape = tuple[int, ...]
+Array = jax.Array
+Layout = Literal["caffe", "last", "any"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One blob that a layer owns.
+
+    Args:
+        shape: Caffe's shape.
+        filler: how it starts; None means zeros.
+        axes: the permutation from Caffe's axes to the layout it is kept in (HWIO for convolutions: ``(2, 3, 1, 0)``).
+        learnable: False for running sums (BatchNorm): they change in the forward pass and their gradient is zero.
+    """
+
+    shape: Shape
+    filler: caffe_pb2.FillerParameter | None = None
+    axes: tuple[int, ...] | None = None
+    learnable: bool = True
+
+
+class Layer:
+    """Base of all layers.
+
+    Args:
+        param: the layer's prototxt message.
+        bottoms: Caffe shapes of the bottoms.
+        phase: ``"TRAIN"`` or ``"TEST"``.
+
+    Raises:
+        NetError: where a field or a shape cannot work; the text names the layer.
+    """
+
+    type: ClassVar[str] = ""
+    layout: ClassVar[Layout] = "caffe"
+    #: how many bottoms and tops the layer takes: (least, most); None means no upper bound
+    n_bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
+    n_tops: ClassVar[tuple[int, int | None]] = (1, 1)
+    #: bottoms that no gradient flows to (labels, indices)
+    no_gradient: ClassVar[tuple[int, ...]] = ()
+    #: loss layers give their first top a loss_weight of 1 where the prototxt gives none
+    is_loss: ClassVar[bool] = False
+
+    def __init__(self, param: caffe_pb2.LayerParameter, bottoms: Sequence[Shape], phase: str) -> None:
+        self.param = param
+        self.name: str = param.name
+        self.phase = phase
+        self.bottom_shapes: list[Shape] = [tuple(shape) for shape in bottoms]
+        self.top_shapes: list[Shape] = []
+        self.weights: list[Weight] = []
+        self._check_count("bottom", len(self.bottom_shapes), self.n_bottoms)
+        self._check_count("top", len(param.top), self.n_tops)
+        self.setup()
+
+    def setup(self) -> None:
+        """Read and check the layer's fields; set :attr:`top_shapes` and :attr:`weights`."""
+        raise NotImplementedError
+
+    def forward(self, weights: Sequence[Array], bottoms: Sequence[Array], rng: Array | None) -> list[Array]:
+        """The tops, from the weights (each kept in its ``Weight.axes``) and the bottoms. Pure.
+
+        ``rng`` is a key of the layer's own, and None where the layer is not :attr:`random`.
+        """
+        raise NotImplementedError
+
+    def forward_and_update(
+        self, weights: Sequence[Array], bottoms: Sequence[Array], rng: Array | None
+    ) -> tuple[list[Array], Sequence[Array]]:
+        """The tops and the weights after the forward pass; only layers with running sums override it."""
+        return self.forward(weights, bottoms, rng), weights
+
+    @property
+    def random(self) -> bool:
+        """Whether this layer draws random numbers in this phase."""
+        return False
+
+    def fail(self, problem: str) -> NoReturn:
+        """Raise a NetError that names this layer; ``problem`` is field, value, rule and remedy."""
+        raise NetError(f'layer "{self.name}" ({self.type}): {problem}', layer=self.name)
+
+    def _check_count(self, what: str, count: int, bounds: tuple[int, int | None]) -> None:
+        least, most = bounds
+        if count < least or (most is not None and count > most):
+            wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+            self.fail(f"takes {wanted} {what} blob(s), but {count} are given.")
+
+
+LayerClass = TypeVar("LayerClass", bound=type[Layer])
+REGISTRY: dict[str, type[Layer]] = {}
+
+
+def register(*names: str) -> Callable[[LayerClass], LayerClass]:
+    """Class decorator: make a layer type known under the name that prototxts use."""
+
+    def add(cls: LayerClass) -> LayerClass:
+        for name in names:
+            cls.type = name
+            REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def make_layer(param: caffe_pb2.LayerParameter, bottoms: Sequence[Shape], phase: str) -> Layer:
+    """Build the layer a prototxt message asks for.
+
+    Raises:
+        NetError: for a type that nobody registered (with the nearest names), or settings that cannot work.
+    """
+    cls = REGISTRY.get(param.type)
+    if cls is None:
+        raise NetError(
+            f'layer "{param.name}": unknown layer type "{param.type}".'
+            f"{did_you_mean(param.type, REGISTRY)} Types of your own are added with cosdask.register_layer.",
+            layer=param.name,
+        )
+    return cls(param, bottoms, phase)
+
+
+def canonical_axis(layer: Layer, axis: int, rank: int, field: str = "axis") -> int:
+    """Caffe's axis rule: negative axes count from the end.
+
+    Raises:
+        NetError: where the axis is outside of [-rank, rank).
+    """
+    if not -rank <= axis < rank:
+        layer.fail(f"{field} (={axis}) must be in [-{rank}, {rank}) for a bottom of {rank} axes.")
+    return axis % rank
+
+
+def count(shape: Sequence[int]) -> int:
+    """Number of elements of a shape.
+
+    Example:
+        >>> count((2, 3, 4))
+        24
+    """
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+__all__ = [
+    "REGISTRY",
+    "Array",
+    "Layer",
+    "Layout",
+    "Shape",
+    "Weight",
+    "canonical_axis",
+    "count",
+    "make_layer",
+    "register",
+]
