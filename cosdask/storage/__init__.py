@@ -1,0 +1,37 @@
+"""Paths and URLs, atomic writes, the run folder."""
+
+from cosdask.storage.atomic import atomic_output, atomic_write, refuse_overwrite
+from cosdask.storage.paths import (
+    FileStamp,
+    exists,
+    filesystem,
+    join,
+    local_path,
+    missing,
+    parent,
+    read_bytes,
+    read_text,
+    resolve,
+    stamp,
+)
+from cosdask.storage.runfolder import RunFolder, Snapshot, run_folder_for
+
+__all__ = [
+    "FileStamp",
+    "RunFolder",
+    "Snapshot",
+    "atomic_output",
+    "atomic_write",
+    "exists",
+    "filesystem",
+    "join",
+    "local_path",
+    "missing",
+    "parent",
+    "read_bytes",
+    "read_text",
+    "refuse_overwrite",
+    "resolve",
+    "run_folder_for",
+    "stamp",
+]

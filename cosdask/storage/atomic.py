@@ -1,0 +1,126 @@
+"""Files that are whole or absent: written beside, synced, renamed, on every filesystem."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from cosdask.errors import StorageError
+from cosdask.storage.paths import PathLike, exists, filesystem, local_path, parent
+
+_SUFFIX = ".part"
+
+
+def refuse_overwrite(url: PathLike, overwrite: bool) -> None:
+    """Stop before work begins when an output is already there and may not be replaced.
+
+    Raises:
+        StorageError: ``url`` exists and ``overwrite`` is false.
+    """
+    if not overwrite and exists(url):
+        name = os.fspath(url)
+        raise StorageError(f"{name}: already there; name another output, or allow it with --overwrite", path=name)
+
+
+def atomic_write(url: PathLike, data: bytes | str | Callable[[IO[bytes]], Any]) -> None:
+    """Write a file so that its name shows the old content or the whole new one, never a part.
+
+    Args:
+        url: local path or URL; folders on the way are made.
+        data: the content, or a function that writes it to a binary file (seekable and readable too).
+
+    Raises:
+        StorageError: cannot be written; what was there before is untouched.
+    """
+    with atomic_output(url) as file:
+        if callable(data):
+            data(file)
+        else:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomic_output(url: PathLike) -> Iterator[IO[bytes]]:
+    """A temporary binary file that takes the name ``url`` when the block ends well, and vanishes when it does not.
+
+    Example:
+        >>> import tempfile
+        >>> name = tempfile.mkdtemp() + "/model"
+        >>> with atomic_output(name) as file:
+        ...     _ = file.write(b"weights")
+        >>> Path(name).read_bytes()
+        b'weights'
+    """
+    here = local_path(url)
+    name = os.fspath(url)
+    try:
+        with _local_output(here) if here is not None else _remote_output(url) as file:
+            yield file
+    except StorageError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"{name}: cannot be written ({reason}); nothing was changed there", path=name) from error
+
+
+@contextlib.contextmanager
+def _local_output(target: Path) -> Iterator[IO[bytes]]:
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder")
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_SUFFIX}")
+    try:
+        with beside.open("x+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+        _sync_folder(target.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename last: a new name is only on disk once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _remote_output(url: PathLike) -> Iterator[IO[bytes]]:
+    """Collect locally (writers may seek, which remote files cannot), send beside the target, rename."""
+    fs, target = filesystem(url)
+    folder, _, last = target.rpartition("/")
+    beside = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        fs.makedirs(filesystem(parent(url))[1], exist_ok=True)
+        try:
+            with fs.open(beside, "wb") as sent:
+                shutil.copyfileobj(file, sent, 1 << 20)
+            _rename(fs, beside, target)
+        finally:
+            if fs.exists(beside):
+                fs.rm(beside)
+
+
+def _rename(fs: Any, source: str, target: str) -> None:
+    """Rename over what is there; where the filesystem refuses, put the old file aside first."""
+    try:
+        fs.mv(source, target)
+    except FileExistsError:
+        aside = f"{source}.old"
+        fs.mv(target, aside)
+        fs.mv(source, target)
+        fs.rm(aside)
