@@ -1,0 +1,51 @@
+# Everything a newcomer needs: Python 3.11 or newer, git and make.
+# `make PYTHON=python3.12 demo` picks another interpreter; `make VENV=... test` another place for the environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out/demo
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+FROZEN := pyproject.toml constraints.txt
+CODE := cosdask tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bench clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo-installed  ## Train, test and use LeNet on 5,000 real digits (results in out/demo)
+	$(BIN)/cosdask demo --output $(OUT)
+
+test: lint  ## Lint, then every test and every example in the docstrings
+	$(BIN)/python -m pytest
+
+check: lint  ## Lint, then the fast tests (under three minutes)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.test-installed  ## Style, format, types and the direction of imports
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench-installed  ## Measure against PyTorch and against the bare loop (downloads PyTorch)
+	$(BIN)/python -m benchmarks.run
+
+clean:  ## Remove the environment, caches and the demo's output
+	rm -rf $(VENV) $(OUT) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find cosdask tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "cosdask needs Python 3.11 or newer; give it with make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A file beside the environment says which extras it holds, so that a second `make` starts at once.
+$(VENV)/.demo-installed: EXTRAS = demo
+$(VENV)/.test-installed: EXTRAS = demo,test,dev
+$(VENV)/.bench-installed: EXTRAS = demo,bench
+$(VENV)/.%-installed: $(FROZEN) | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
