@@ -1,0 +1,19 @@
+"""What people look at: progress bar, Caffe-style log lines, plots. Consumes events only."""
+
+from cosdask.view.caffe_lines import caffe_lines, describe_run
+from cosdask.view.plots import plot_history, plot_predictions, plot_summary
+from cosdask.view.progress import Consumer, JsonLines, LineLog, ProgressBar, default_consumers, in_notebook
+
+__all__ = [
+    "Consumer",
+    "JsonLines",
+    "LineLog",
+    "ProgressBar",
+    "caffe_lines",
+    "default_consumers",
+    "describe_run",
+    "in_notebook",
+    "plot_history",
+    "plot_predictions",
+    "plot_summary",
+]
