@@ -1,0 +1,162 @@
+"""Weights files: ``.caffemodel`` (binary protobuf) and ``.caffemodel.h5`` (HDF5), copied by layer name as Caffe does."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from cosdask.errors import WeightsError
+from cosdask.nn.graph import WeightRef
+from cosdask.nn.layer import REGISTRY, Shape
+from cosdask.proto import (
+    array_to_blob,
+    blob_to_array,
+    caffe_pb2,
+    insert_splits,
+    read_binary,
+    upgrade_net,
+)
+from cosdask.storage import atomic_write, read_bytes
+
+if TYPE_CHECKING:
+    from cosdask.nn.net import Net
+
+Blobs = Mapping[str, Sequence[np.ndarray | None]]
+
+
+def load_weights(path: str, wanted: Mapping[str, Sequence[WeightRef]]) -> Blobs:
+    """The blobs of the layers that both the file and the net have.
+
+    Args:
+        path: a weights file; a name ending in ``.h5`` is read as HDF5.
+        wanted: the weights of each of the net's layers.
+
+    Returns:
+        ``{layer: [float32 array of the wanted shape, or None where a shared weight lies only under its owner]}``.
+
+    Raises:
+        WeightsError: where a layer's blobs differ in number or shape.
+        ProtoError, StorageError: where the file cannot be read.
+    """
+    return _load_hdf5(path, wanted) if path.endswith(".h5") else _load_binary(path, wanted)
+
+
+def save_weights(path: str, net: Net, blobs: Blobs) -> None:
+    """Write weights, whole or not at all; a name ending in ``.h5`` is written as HDF5."""
+    message = net_message(net)
+    atomic_write(path, _to_hdf5(message, net, blobs) if path.endswith(".h5") else to_binary(message, blobs))
+
+
+def net_message(net: Net) -> caffe_pb2.NetParameter:
+    """The net as Caffe stores it beside its weights: phase, loss weights and fixed sums stated, Split layers put in."""
+    message = insert_splits(net.to_message())
+    sums = {node.key: sum(not ref.weight.learnable for ref in node.weights) for node in net.graph.nodes}
+    stored = caffe_pb2.NetParameter(name=message.name)
+    for layer in message.layer:
+        copy = stored.layer.add()
+        copy.CopyFrom(layer)
+        copy.ClearField("blobs")
+        if not copy.HasField("phase"):
+            copy.phase = caffe_pb2.Phase.Value(net.phase)
+        cls = REGISTRY.get(copy.type)
+        if cls is not None and cls.is_loss and not copy.loss_weight:
+            copy.loss_weight.append(1.0)
+        while len(copy.param) < sums.get(copy.name, 0):
+            copy.param.add(lr_mult=0.0)
+    return stored
+
+
+def to_binary(message: caffe_pb2.NetParameter, blobs: Blobs) -> bytes:
+    """A ``.caffemodel``'s bytes."""
+    for layer in message.layer:
+        for array in blobs.get(layer.name, []):
+            if array is not None:
+                layer.blobs.append(array_to_blob(array))
+    return message.SerializeToString(deterministic=True)
+
+
+def _load_binary(path: str, wanted: Mapping[str, Sequence[Shape]]) -> Blobs:
+    message = upgrade_net(read_binary(path, caffe_pb2.NetParameter()))
+    if not message.layer:
+        raise WeightsError(f"{path}: holds no layers; is it a caffemodel?", path=path)
+    found: dict[str, list[np.ndarray | None]] = {}
+    for layer in message.layer:
+        refs = wanted.get(layer.name)
+        if refs is None:
+            continue
+        _check_number(path, layer.name, len(layer.blobs), len(refs))
+        found[layer.name] = [
+            _fit(path, layer.name, position, blob_to_array(blob), ref.weight.shape, legacy=not blob.HasField("shape"))
+            for position, (blob, ref) in enumerate(zip(layer.blobs, refs, strict=True))
+        ]
+    return found
+
+
+def _load_hdf5(path: str, wanted: Mapping[str, Sequence[Shape]]) -> Blobs:
+    with open_hdf5(path) as file:
+        if "data" not in file:
+            raise WeightsError(f'{path}: has no group "data"; is it a caffemodel in HDF5?', path=path)
+        found: dict[str, list[np.ndarray | None]] = {}
+        for name, group in file["data"].items():
+            refs = wanted.get(name)
+            if refs is None:
+                continue
+            # Caffe writes a shared weight under its owner only
+            absent = [str(i) not in group and ref.owner != name for i, ref in enumerate(refs)]
+            _check_number(path, name, len(group) + sum(absent), len(refs))
+            found[name] = [
+                None if gone else _fit(path, name, i, group[str(i)][()], ref.weight.shape)
+                for i, (ref, gone) in enumerate(zip(refs, absent, strict=True))
+            ]
+        return found
+
+
+def open_hdf5(path: str) -> h5py.File:
+    """Open an HDF5 file at a path or URL for reading.
+
+    Raises:
+        WeightsError: for a file that is no HDF5.
+    """
+    try:
+        return h5py.File(io.BytesIO(read_bytes(path)), "r")
+    except OSError as error:
+        if isinstance(error, WeightsError) or not str(error).startswith("Unable"):
+            raise
+        raise WeightsError(f"{path}: is no HDF5 file ({error}).", path=path) from error
+
+
+def _to_hdf5(message: caffe_pb2.NetParameter, net: Net, blobs: Blobs) -> bytes:
+    buffer = io.BytesIO()
+    owners = {node.key: [ref.owner == node.key for ref in node.weights] for node in net.graph.nodes}
+    with h5py.File(buffer, "w") as file:
+        data = file.create_group("data")
+        for layer in message.layer:
+            group = data.require_group(layer.name)
+            for position, array in enumerate(blobs.get(layer.name, [])):
+                if owners[layer.name][position]:
+                    group.create_dataset(str(position), data=array)
+    return buffer.getvalue()
+
+
+def _check_number(path: str, layer: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise WeightsError(
+            f'{path}: layer "{layer}" has {found} weight blob(s), the net\'s has {wanted}.', path=path, layer=layer
+        )
+
+
+def _fit(path: str, layer: str, position: int, array: np.ndarray, shape: Shape, legacy: bool = False) -> np.ndarray:
+    """The array in the net's shape; a legacy 4-D blob fits where only leading ones differ."""
+    padded = (1,) * (4 - len(shape)) + tuple(shape)
+    if tuple(array.shape) != tuple(shape) and not (legacy and tuple(array.shape) == padded):
+        raise WeightsError(
+            f'{path}: layer "{layer}", weight {position}: shape {tuple(array.shape)} in the file, {tuple(shape)} in '
+            "the net. To train this layer from scratch, give it another name in the prototxt.",
+            path=path,
+            layer=layer,
+        )
+    return array.reshape(shape).astype(np.float32, copy=False)

@@ -1,0 +1,319 @@
+"""A training in motion: the nets, the feeds, the state, and the compiled step that carries it on by an iteration.
+
+:class:`Engine` runs all ranks' batches in one process, in rank order. The group's ranks use a subclass that runs only
+their own batches and averages with the others (:mod:`cosdask.parallel.rank`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from cosdask import device
+from cosdask.data import Feed, RowPlan, Source, get_source, window
+from cosdask.errors import SolverError
+from cosdask.nn.execute import Params
+from cosdask.nn.net import Net
+from cosdask.proto import caffe_pb2, parse_solver, read_solver
+from cosdask.solver.evaluate import Evaluator, SharedWeights, Totals
+from cosdask.solver.nets import snapshot_prefix, test_nets, train_net
+from cosdask.solver.policies import policy_step
+from cosdask.solver.snapshots import history_from_blobs, model_of, read_state, snapshot_names, write_snapshot
+from cosdask.solver.step import Gradient, Raw, State, TrainStep, add_gradients
+
+Metrics = tuple[Any, Mapping[str, Any]]  # the loss and the outputs of an iteration, on the device
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training needs beside the solver's message; all that another process needs to run the same one.
+
+    Attributes:
+        path: of the solver file (relative paths in it are looked for there too), or None.
+        weights: initial weights: one path, or several separated by commas, later ones winning.
+        snapshot: a solver state to go on from.
+        world: number of ranks over which the rows are planned.
+        ranks: the ranks that this process runs.
+        seed: replaces the solver's ``random_seed``; -1 draws one.
+        threads: decoding threads of each feed; None chooses by the cores.
+        test_at_start: validate before the first iteration; None: as the solver's ``test_initialization`` says.
+    """
+
+    path: str | None = None
+    weights: str | None = None
+    snapshot: str | None = None
+    world: int = 1
+    ranks: tuple[int, ...] = (0,)
+    seed: int | None = None
+    threads: int | None = None
+    test_at_start: bool | None = None
+
+
+@dataclass
+class Test:
+    """A test net with its source and its place in it."""
+
+    net: Net
+    source: Source
+    evaluator: Evaluator
+    weights: SharedWeights
+    batches: int
+    done: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of one validation."""
+        return self.batches * self.source.batch_size
+
+
+def solver_message(where: str | os.PathLike[str] | caffe_pb2.SolverParameter) -> tuple[Any, str | None]:
+    """The solver's message, and its path where it has one."""
+    if isinstance(where, caffe_pb2.SolverParameter):
+        return where, None
+    return read_solver(where), os.fspath(where)
+
+
+def solver_seed(param: caffe_pb2.SolverParameter, given: int | None) -> int:
+    """The seed to use: the one given, the solver's ``random_seed``, or one drawn now."""
+    for seed in (given, param.random_seed):
+        if seed is not None and seed >= 0:
+            return seed
+    return secrets.randbelow(2**31)
+
+
+class Engine:
+    """Carries a training on, an iteration at a time, in this process.
+
+    Args:
+        param: the solver's message.
+        settings: see :class:`Settings`.
+        source: the rows to train on; default: what the TRAIN net's data layers name.
+        test_sources: the rows of each test net; default: what their data layers name.
+
+    Raises:
+        SolverError, NetError, DataError, WeightsError: for what cannot work, before any step.
+    """
+
+    def __init__(
+        self,
+        param: caffe_pb2.SolverParameter,
+        settings: Settings,
+        source: Source | None = None,
+        test_sources: Sequence[Source] | None = None,
+    ) -> None:
+        self.param, self.settings = param, settings
+        self.seed = solver_seed(param, settings.seed)
+        self.net = train_net(param, settings.path).open(seed=self.seed)
+        self.source = source if source is not None else get_source(self.net, phase="TRAIN")
+        self.step_functions = TrainStep(self.net, param, self.source.finish, self.seed)
+        self.iteration = 0
+        self.state = self._first_state()
+        self.plan = RowPlan(self.source.rows, settings.world, seed=self.seed)
+        self._test_sources = test_sources
+        self._tests: list[Test] | None = None
+        self._feeds: list[Feed] | None = None
+        self._metrics: Metrics | None = None
+        self._losses: deque[Any] = deque(maxlen=max(1, param.average_loss))
+        self._compile()
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def _first_state(self) -> State:
+        if self.settings.snapshot:
+            return self._restored(self.settings.snapshot, self.settings.weights)
+        for path in (self.settings.weights or ",".join(self.param.weights)).split(","):
+            if path.strip():
+                self.net.load(path.strip())
+        return self.step_functions.start(self.net.params)
+
+    def _restored(self, path: str, weights: str | None = None) -> State:
+        saved = read_state(path)
+        self.net.load(weights or model_of(saved, path))
+        slots = self.step_functions.rule.slots
+        history = history_from_blobs(self.net, saved.history, slots, path)
+        self.iteration = saved.iteration
+        return State(self.net.params, history)
+
+    def restore(self, path: str) -> None:
+        """Go on from a solver state: weights, history, iteration, and the data position that belongs to it."""
+        self.state = self._restored(path)
+        self.close()
+        for test in self._tests or []:
+            test.done = self.validations_before(self.iteration)
+
+    def snapshot(self) -> tuple[str, str]:
+        """Write a snapshot pair where ``snapshot_prefix`` says; returns the paths of model and state."""
+        prefix = snapshot_prefix(self.param, self.settings.path)
+        names = snapshot_names(prefix, self.iteration, self.param.snapshot_format)
+        self.sync_net()
+        write_snapshot(self.net, self.state.history, self.iteration, policy_step(self.param, self.iteration), names)
+        return names
+
+    def sync_net(self) -> Net:
+        """The train net with the current weights."""
+        self.net.params = self.state.params
+        return self.net
+
+    # -- stepping ----------------------------------------------------------------------------------------------------
+
+    def _compile(self) -> None:
+        functions = self.step_functions
+
+        def fused(state: State, raw: Raw, batch: Any, rank: Any, rate: Any, step: Any) -> tuple[State, Any, Any]:
+            gradient = functions.gradient(state.params, raw, batch, rank)
+            return functions.update(state, gradient, rate, step), gradient.loss, gradient.outputs
+
+        def accumulate(params: Params, total: Gradient, raw: Raw, batch: Any, rank: Any) -> Gradient:
+            return add_gradients(total, functions.gradient({**params, **total.sums}, raw, batch, rank))
+
+        def finish(state: State, ranks: list[Gradient], rate: Any, step: Any) -> tuple[State, Any]:
+            mean = jax.tree.map(lambda *values: sum(values[1:], values[0]) / np.float32(len(values)), *ranks)
+            return functions.update(state, mean, rate, step), mean.loss / np.float32(self.param.iter_size)
+
+        self._fused = device.compile_function(fused, donate=[0])
+        self._first = device.compile_function(functions.gradient)
+        self._accumulate = device.compile_function(accumulate, donate=[1])
+        self._finish = device.compile_function(finish, donate=[0, 1])
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """One feed a rank of this process, at the place that belongs to the iteration."""
+        if self._feeds is None:
+            self._feeds = [
+                Feed(
+                    self.source,
+                    self.plan,
+                    rank,
+                    self.source.batch_size,
+                    first_batch=self.iteration * self.param.iter_size,
+                    threads=self.settings.threads,
+                    seed=self.seed,
+                )
+                for rank in self.settings.ranks
+            ]
+        return self._feeds
+
+    def step(self) -> None:
+        """One iteration."""
+        batches = [[next(feed) for _ in range(self.param.iter_size)] for feed in self.feeds]
+        rate, step = self.step_functions.scalars(self.iteration)
+        self.state, loss, outputs = self._advance(batches, rate, step)
+        self._metrics = (loss, outputs)
+        self._losses.append(loss)
+        self.iteration += 1
+
+    def _advance(self, batches: list[list[Raw]], rate: Any, step: Any) -> tuple[State, Any, Any]:
+        first = np.uint32(self.iteration * self.param.iter_size)
+        if len(batches) == 1 and self.param.iter_size == 1:
+            return self._fused(self.state, batches[0][0], first, np.uint32(self.settings.ranks[0]), rate, step)
+        gradients = [
+            self._rank_gradient(raws, first, np.uint32(rank))
+            for rank, raws in zip(self.settings.ranks, batches, strict=True)
+        ]
+        outputs = gradients[0].outputs
+        state, loss = self._finish(self.state, [g._replace(outputs={}) for g in gradients], rate, step)
+        return state, loss, outputs
+
+    def _rank_gradient(self, raws: list[Raw], first: np.uint32, rank: np.uint32) -> Gradient:
+        params = self.state.params
+        total = self._first(params, raws[0], first, rank)
+        for offset, raw in enumerate(raws[1:], start=1):
+            total = self._accumulate(params, total, raw, first + np.uint32(offset), rank)
+        return total
+
+    def stop_requested(self) -> bool:
+        """Whether the training shall end after this iteration; the group's engine agrees on it with the others."""
+        return False
+
+    # -- what it shows -----------------------------------------------------------------------------------------------
+
+    @property
+    def loss(self) -> float:
+        """The loss of the last iteration, not smoothed."""
+        if self._metrics is None:
+            raise SolverError("no iteration has been made yet, so there is no loss.")
+        return float(self._metrics[0])
+
+    @property
+    def smoothed_loss(self) -> float:
+        """The mean loss of the last ``average_loss`` iterations."""
+        return float(np.mean([float(loss) for loss in self._losses]))
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The TRAIN net's outputs in the last iteration."""
+        return plain_outputs(self._metrics[1] if self._metrics else {})
+
+    # -- testing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def tests(self) -> list[Test]:
+        """The solver's test nets, built when first asked for."""
+        if self._tests is None:
+            self._tests = [
+                self._open_test(i, source.open(seed=self.seed))
+                for i, source in enumerate(test_nets(self.param, self.settings.path))
+            ]
+        return self._tests
+
+    def _open_test(self, index: int, net: Net) -> Test:
+        source = self._test_sources[index] if self._test_sources else get_source(net, phase="TEST")
+        weights = SharedWeights(self.net, net)
+        done = self.validations_before(self.iteration)
+        return Test(net, source, Evaluator(net, source), weights, self.param.test_iter[index], done)
+
+    @property
+    def test_at_start(self) -> bool:
+        """Whether a validation comes before the first iteration."""
+        given = self.settings.test_at_start
+        return self.param.test_initialization if given is None else given
+
+    def validations_before(self, iteration: int) -> int:
+        """How many validations an undisturbed run has made when this iteration's own is due."""
+        interval = self.param.test_interval
+        if not interval or not iteration:
+            return 0
+        return (iteration - 1) // interval + int(self.test_at_start)
+
+    def test(self, index: int = 0) -> Totals:
+        """The next validation of a test net: ``test_iter`` times batch rows, going on where the last one stopped."""
+        if not 0 <= index < len(self.tests):
+            raise SolverError(f"there is no test net {index}; the solver has {len(self.tests)}.")
+        test = self.tests[index]
+        first = test.done * test.rows
+        test.done += 1
+        world, rank = self._test_share()
+        segments = window(first, test.rows, test.source.rows, world, rank)
+        return self._combine(test, test.evaluator.totals(test.weights(self.test_params()), segments))
+
+    def test_params(self) -> Params:
+        """The weights to test with."""
+        return self.state.params
+
+    def _test_share(self) -> tuple[int, int]:
+        return 1, 0
+
+    def _combine(self, test: Test, totals: Totals) -> Totals:
+        return totals
+
+    def close(self) -> None:
+        """End the feeds' threads; the next step opens new ones at its own place."""
+        for feed in self._feeds or []:
+            feed.close()
+        self._feeds = None
+
+
+def plain_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Outputs as floats, or lists of floats for vectors."""
+    arrays = {name: np.asarray(value) for name, value in outputs.items()}
+    return {name: float(a) if a.ndim == 0 else a.ravel().astype(float).tolist() for name, a in arrays.items()}
+
+
+__all__ = ["Engine", "Settings", "Test", "parse_solver", "plain_outputs", "solver_message", "solver_seed"]

@@ -1,0 +1,101 @@
+"""Evaluating a net over rows: outputs averaged so that every row counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosdask import device
+from cosdask.data import Segment, Source, take
+from cosdask.errors import NetError
+from cosdask.nn.execute import Params
+from cosdask.nn.layer import Array
+from cosdask.nn.net import Net
+
+
+@dataclass
+class Totals:
+    """Sums of a net's outputs over rows: what workers send, and what adds up to the mean over all rows."""
+
+    rows: int = 0
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, outputs: Mapping[str, np.ndarray], rows: int) -> None:
+        """Take in a batch's means over ``rows`` rows."""
+        for name, mean in outputs.items():
+            weighted = np.asarray(mean, np.float64) * rows
+            self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
+        self.rows += rows
+
+    def merge(self, other: Totals) -> Totals:
+        """The totals of both."""
+        merged = Totals(self.rows + other.rows, dict(self.sums))
+        for name, value in other.sums.items():
+            merged.sums[name] = merged.sums[name] + value if name in merged.sums else value
+        return merged
+
+    def means(self) -> dict[str, Any]:
+        """``{output: float}``, or an array for outputs that are vectors."""
+        if not self.rows:
+            raise NetError("no rows were evaluated: the source is empty.")
+        found = {name: value / self.rows for name, value in self.sums.items()}
+        return {name: float(value) if value.ndim == 0 else value for name, value in found.items()}
+
+
+class Evaluator:
+    """A TEST net over a source, compiled once for full batches and once for a short last one.
+
+    Outputs that grow with the batch are averaged over its rows; others (accuracy, loss) are the batch's own value,
+    which :class:`Totals` weights with the batch's rows.
+    """
+
+    def __init__(self, net: Net, source: Source) -> None:
+        self.net, self.source = net, source
+        self._axes = {name: net.batch_axis(name) for name in net.outputs}
+        self._compiled = device.compile_function(self._outputs)
+
+    def _outputs(self, params: Params, raw: Mapping[str, Any]) -> dict[str, Array]:
+        inputs = self.source.finish(raw, xp=jnp)
+        rng = jax.random.key(0) if any(node.layer.random for node in self.net.graph.nodes) else None
+        blobs, _ = self.net.apply(params, inputs, rng)
+        return {name: blob if self._axes[name] is None else blob.mean(self._axes[name]) for name, blob in blobs.items()}
+
+    def totals(self, params: Params, segments: Iterable[Segment]) -> Totals:
+        """Evaluate the rows of the segments."""
+        totals = Totals()
+        for ids, raw in take(self.source, list(segments), self.source.batch_size):
+            outputs = self._compiled(params, raw)
+            totals.add({name: np.asarray(value) for name, value in outputs.items()}, len(ids))
+        return totals
+
+
+class SharedWeights:
+    """Gives a test net the weights of a train net, by layer name, as Caffe shares them."""
+
+    def __init__(self, train: Net, test: Net) -> None:
+        train_keys = {(node.key, i): ref for node in train.graph.nodes for i, ref in enumerate(node.weights)}
+        self._own: dict[str, Array] = {}
+        self._keys: dict[str, str] = {}
+        for node in test.graph.nodes:
+            for position, ref in enumerate(node.weights):
+                source = train_keys.get((node.key, position))
+                if source is None:
+                    self._own[ref.key] = test.params[ref.key]
+                elif source.weight.shape != ref.weight.shape:
+                    raise NetError(
+                        f'layer "{node.key}", weight {position}: shape {ref.weight.shape} in the test net, '
+                        f"{source.weight.shape} in the train net.",
+                        layer=node.key,
+                    )
+                else:
+                    self._keys[ref.key] = source.key
+
+    def __call__(self, params: Params) -> Params:
+        """The test net's weights, from the train net's."""
+        return {**self._own, **{key: params[source] for key, source in self._keys.items()}}
+

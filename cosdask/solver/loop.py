@@ -1,0 +1,122 @@
+"""Caffe's training loop: test, step, display and snapshot when they are due, told to whoever listens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cosdask.events import Event, Progress, Snapshot, Validation, ValidationStarted
+from cosdask.nn.net import Net
+from cosdask.proto import caffe_pb2
+from cosdask.solver.engine import Engine, plain_outputs
+
+Emit = Callable[[Event], None]
+
+
+@dataclass
+class Pace:
+    """How often progress is told besides the solver's ``display``: at most once in ``seconds``."""
+
+    seconds: float = float("inf")
+
+
+class Loop:
+    """Runs an engine as Caffe's solver runs.
+
+    Args:
+        engine: carries the training on.
+        emit: takes the events.
+        pace: how often progress is told.
+        rank: the rank that the events name.
+    """
+
+    def __init__(self, engine: Engine, emit: Emit, pace: Pace | None = None, rank: int = 0) -> None:
+        self.engine, self._emit, self._rank = engine, emit, rank
+        self._pace = pace or Pace()
+        self._told_at, self._told_iteration, self._waited = time.monotonic(), engine.iteration, 0.0
+        self._snapshot_at: int | None = None
+
+    def run(self, until: int) -> bool:
+        """Carry on to an iteration; returns False where it stopped before because it was asked to."""
+        engine, param = self.engine, self.engine.param
+        while engine.iteration < until:
+            if self._test_due():
+                self.validate()
+            engine.step()
+            self._tell_progress()
+            if param.snapshot > 0 and engine.iteration % param.snapshot == 0:
+                self.snapshot()
+            if engine.stop_requested():
+                return False
+        return True
+
+    def _test_due(self) -> bool:
+        engine, interval = self.engine, self.engine.param.test_interval
+        if not interval or engine.iteration % interval:
+            return False
+        return engine.iteration > 0 or engine.test_at_start
+
+    def validate(self) -> None:
+        """Test every test net and tell the results."""
+        engine = self.engine
+        for index, test in enumerate(engine.tests):
+            self._emit(ValidationStarted(iteration=engine.iteration, net=index))
+            began = time.monotonic()
+            totals = engine.test(index)
+            self._emit(
+                Validation(
+                    iteration=engine.iteration,
+                    net=index,
+                    outputs=plain_outputs(totals.means()),
+                    loss_weights=output_loss_weights(test.net),
+                    rows=totals.rows,
+                    seconds=time.monotonic() - began,
+                )
+            )
+
+    def snapshot(self) -> tuple[str, str]:
+        """Write a snapshot and tell it."""
+        model, state = self.engine.snapshot()
+        self._snapshot_at = self.engine.iteration
+        name = caffe_pb2.SolverParameter.SnapshotFormat.Name(self.engine.param.snapshot_format)
+        self._emit(Snapshot(iteration=self.engine.iteration, model=model, state=state, format=name))
+        return model, state
+
+    @property
+    def snapshot_is_current(self) -> bool:
+        """Whether this iteration's snapshot has been written."""
+        return self._snapshot_at == self.engine.iteration
+
+    def _tell_progress(self) -> None:
+        engine = self.engine
+        done = engine.iteration - 1
+        displayed = engine.param.display > 0 and done % engine.param.display == 0
+        now = time.monotonic()
+        if not displayed and now - self._told_at < self._pace.seconds:
+            return
+        seconds, iterations = now - self._told_at, engine.iteration - self._told_iteration
+        waited = sum(feed.wait_seconds for feed in engine.feeds)
+        rows = iterations * engine.source.batch_size * engine.param.iter_size * engine.settings.world
+        input_share = min(1.0, max(0.0, waited - self._waited) / seconds) if seconds > 0 else 0.0
+        self._told_at, self._told_iteration, self._waited = now, engine.iteration, waited
+        self._emit(
+            Progress(
+                rank=self._rank,
+                iteration=done,
+                loss=engine.loss,
+                smoothed_loss=engine.smoothed_loss if engine.param.average_loss > 1 else None,
+                lr=float(engine.step_functions.scalars(done)[0]),
+                rows_per_second=rows / seconds if seconds > 0 else 0.0,
+                input_share=input_share,
+                compute_share=1.0 - input_share,
+                outputs=engine.outputs,
+                loss_weights=output_loss_weights(engine.net),
+            )
+        )
+
+
+def output_loss_weights(net: Net) -> dict[str, float]:
+    """The weights of those outputs that count in the loss."""
+    weights = {top: w for node in net.graph.nodes for top, w in zip(node.tops, node.loss_weights, strict=True)}
+    return {name: weights[name] for name in net.outputs if weights.get(name)}

@@ -1,0 +1,146 @@
+"""One training step as pure functions: the gradient of a batch, and the update that many gradients make.
+
+The same functions serve a :class:`~cosdask.Solver` in one process and the ranks of a group; only how the gradients of
+the ranks come together differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosdask.errors import SolverError
+from cosdask.nn.execute import Params
+from cosdask.nn.layer import Array
+from cosdask.nn.net import Net
+from cosdask.proto import caffe_pb2
+from cosdask.solver.policies import learning_rate
+from cosdask.solver.rules import get_rule
+
+History = dict[str, tuple[Array, ...]]
+Raw = Mapping[str, Any]
+Finish = Callable[..., Mapping[str, Any]]
+
+
+class State(NamedTuple):
+    """What training changes: the weights and the solver's history of each."""
+
+    params: Params
+    history: History
+
+
+class Gradient(NamedTuple):
+    """What one batch gives: gradients, running sums after it, the loss, and the net's outputs."""
+
+    grads: Params
+    sums: Params
+    loss: Array
+    outputs: dict[str, Array]
+
+
+class TrainStep:
+    """The pure functions of a training.
+
+    Args:
+        net: the TRAIN net.
+        param: the solver's message.
+        finish: turns raw arrays of the feed into the net's inputs inside of the compiled step
+            (:meth:`cosdask.data.Source.finish`).
+        seed: of the random layers (dropout): their numbers are a function of (seed, batch, rank).
+    """
+
+    def __init__(self, net: Net, param: caffe_pb2.SolverParameter, finish: Finish, seed: int) -> None:
+        self.net, self.param, self.finish, self.seed = net, param, finish, seed
+        self.rule = get_rule(param)
+        owned = net.graph.owned
+        self.sum_keys = [key for key, ref in owned.items() if not ref.weight.learnable]
+        self._lr_mult = {key: ref.lr_mult if ref.weight.learnable else 0.0 for key, ref in owned.items()}
+        self._decay = {key: param.weight_decay * ref.decay_mult for key, ref in owned.items()}
+        self._regularize = _regularization(param)
+        self._random = any(node.layer.random for node in net.graph.nodes)
+        learning_rate(param, 0)
+
+    def start(self, params: Params) -> State:
+        """The state before the first step: the history all zeros."""
+        history = {
+            key: tuple(jnp.zeros_like(value) for _ in range(self.rule.slots)) for key, value in params.items()
+        }
+        return State(params, history)
+
+    def gradient(self, params: Params, raw: Raw, batch: Any, rank: Any) -> Gradient:
+        """The gradient of the total weighted loss over one batch.
+
+        Args:
+            params: weights.
+            raw: arrays of the feed for one batch.
+            batch: number of the batch in the rank's stream (iteration * iter_size + sub-iteration).
+            rank: the rank whose batch it is; with ``batch`` it decides the random layers' numbers.
+        """
+        inputs = self.finish(raw, xp=jnp)
+        rng = None
+        if self._random:
+            rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), batch), rank)
+
+        def loss(weights: Params) -> tuple[Array, Any]:
+            return self.net.loss(weights, inputs, rng)
+
+        (total, (outputs, after)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return Gradient(grads, {key: after[key] for key in self.sum_keys}, total, outputs)
+
+    def update(self, state: State, gradient: Gradient, rate: Array, step: Array) -> State:
+        """New weights and history from the gradient, summed over ``iter_size`` and averaged over ranks.
+
+        Caffe's order: clip, divide by ``iter_size``, add the weight decay, apply the rule.
+
+        Args:
+            state: before.
+            gradient: of all batches of the iteration.
+            rate: the learning rate, float32.
+            step: number of this step, from 1, float32.
+        """
+        grads = self._clip(gradient.grads)
+        params, history = {}, {}
+        for key, weight in state.params.items():
+            grad = grads[key] / jnp.float32(self.param.iter_size) if self.param.iter_size > 1 else grads[key]
+            grad = self._regularize(grad, weight, self._decay[key])
+            local = rate * jnp.float32(self._lr_mult[key])
+            change, history[key] = self.rule.update(self.param, grad, state.history[key], local, step)
+            params[key] = weight - change
+        params.update(gradient.sums)
+        return State(params, history)
+
+    def scalars(self, iteration: int) -> tuple[np.float32, np.float32]:
+        """Learning rate and step number of an iteration, as :meth:`update` takes them."""
+        return np.float32(learning_rate(self.param, iteration)), np.float32(iteration + 1)
+
+    def _clip(self, grads: Params) -> Params:
+        """Scale all gradients down where their common L2 norm exceeds ``clip_gradients``."""
+        limit = self.param.clip_gradients
+        if limit < 0:
+            return grads
+        norm = jnp.sqrt(sum((jnp.sum(grad * grad) for grad in grads.values()), jnp.zeros((), jnp.float32)))
+        scale = jnp.where(norm > limit, jnp.float32(limit) / norm, jnp.float32(1))
+        return {key: grad * scale for key, grad in grads.items()}
+
+
+def add_gradients(first: Gradient, second: Gradient) -> Gradient:
+    """The sum of two batches' gradients and losses; sums and outputs are the second's."""
+    grads = {key: grad + second.grads[key] for key, grad in first.grads.items()}
+    return Gradient(grads, second.sums, first.loss + second.loss, second.outputs)
+
+
+def _regularization(param: caffe_pb2.SolverParameter) -> Callable[[Array, Array, float], Array]:
+    kind = param.regularization_type
+    if kind not in ("L1", "L2"):
+        raise SolverError(f'unknown regularization_type "{kind}". Known: L1, L2.')
+
+    def add(grad: Array, weight: Array, decay: float) -> Array:
+        if not decay:
+            return grad
+        return grad + jnp.float32(decay) * (weight if kind == "L2" else jnp.sign(weight))
+
+    return add
