@@ -1,8 +1,8 @@
 """Writes ``caffe_pb2.py`` and ``caffe_pb2.pyi`` from ``caffe.proto``: ``python -m cosdask.proto.generate``.
 
-Needed only after a change to ``caffe.proto``; it asks for the ``grpcio-tools`` package, which cosdask itself never uses.
-protoc's own module would register its messages in protobuf's default pool, where a second ``caffe.proto`` (pycaffe's, or
-the user's) clashes with it; ours keeps a pool of its own.
+Needed only after a change to ``caffe.proto``; it asks for the ``grpcio-tools`` package, which cosdask itself never
+uses. protoc's own module would register its messages in protobuf's default pool, where a second ``caffe.proto``
+(pycaffe's, or the user's) clashes with it; ours keeps a pool of its own.
 """
 
 from __future__ import annotations
