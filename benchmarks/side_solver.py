@@ -1,0 +1,32 @@
+"""cosdask's side: the bare ``Solver`` loop in one process, reading an LMDB as a user's training would."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import cosdask
+from benchmarks.cases import side_arguments
+from benchmarks.inputs import write_inputs
+from benchmarks.measure import report, time_steps
+from cosdask.device import cpu_count
+
+
+def main() -> None:
+    """Measure and print."""
+    options = side_arguments("steps of cosdask.Solver")
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_inputs(options.net, Path(folder), options.batch, options.warmup + options.steps)
+        solver = cosdask.Solver(str(path))
+
+        def step(count: int) -> None:
+            solver.step(count)
+            # The loss of the last iteration is there only when the device has finished it.
+            float(solver.loss)
+
+        seconds = time_steps(step, options.steps, options.chunk, options.warmup)
+        report(seconds, threads=cpu_count(), loss=float(solver.loss))
+
+
+if __name__ == "__main__":
+    main()
