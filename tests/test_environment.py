@@ -68,4 +68,4 @@ def test_each_dependency_says_why(repository: Path) -> None:
     lists = text[text.index("dependencies = [") : text.index("[project.scripts]")]
     lines = [line for line in lists.splitlines() if re.match(r'\s+"', line)]
     assert lines
-    assert [line for line in lines if not re.search(r'",\s+# \w', line)] == []
+    assert [line for line in lines if not re.search(r'",\s+# \S', line)] == []
