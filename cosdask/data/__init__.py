@@ -1,0 +1,33 @@
+"""Rows: where they lie, who reads which when, and how they become the arrays a net is fed."""
+
+from cosdask.data.base import Partition, Source
+from cosdask.data.draw import Draw
+from cosdask.data.feed import Feed, take
+from cosdask.data.frame_source import FrameSource
+from cosdask.data.index import Block, Index
+from cosdask.data.plan import RowPlan, Segment, window
+from cosdask.data.registry import layer_top_shapes, open_source, register_source
+from cosdask.data.select import get_source
+from cosdask.data.writers import write_lmdb, write_parquet
+from cosdask.data.zipped import ZippedSource
+
+__all__ = [
+    "Block",
+    "Draw",
+    "Feed",
+    "FrameSource",
+    "Index",
+    "Partition",
+    "RowPlan",
+    "Segment",
+    "Source",
+    "ZippedSource",
+    "get_source",
+    "layer_top_shapes",
+    "open_source",
+    "register_source",
+    "take",
+    "window",
+    "write_lmdb",
+    "write_parquet",
+]

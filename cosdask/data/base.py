@@ -1,0 +1,262 @@
+"""What every data source offers: rows counted, as frames, as record batches, and as the arrays a net is fed."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from google.protobuf import text_format
+
+from cosdask.data.draw import Draw
+from cosdask.data.index import Block, Index
+from cosdask.data.pieces import cut, decode_pieces
+from cosdask.data.plan import RowPlan, Segment
+from cosdask.errors import ConfigError, DataError
+from cosdask.proto import caffe_pb2
+
+if TYPE_CHECKING:
+    import dask.dataframe as dd
+    import pandas as pd
+
+__all__ = ["Block", "Index", "Partition", "Source", "source_from_spec"]
+
+#: Rows of a record batch unless asked otherwise.
+CHUNK = 1024
+#: Most bytes of a record batch's data column: Arrow's 32-bit offsets end at 2 GB.
+CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Rows ``start`` to ``stop`` (excluded) of a source; ``index`` is the partition's number."""
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows these are."""
+        return self.stop - self.start
+
+
+class Source(ABC):
+    """The rows of one data layer.
+
+    Args:
+        layer: the data layer.
+        phase: ``"TRAIN"`` or ``"TEST"``.
+        base_dir: folder of the prototxt: relative names count from the working directory, then from here.
+        options: ``seed`` (of random crops and mirrors in :meth:`batches`), ``partitions`` (how many), ``resize``.
+
+    Subclasses say how to count, read and decode; they keep no open file, so that sources pickle and may be used from
+    several threads.
+    """
+
+    #: The name under which :meth:`from_spec` finds the class.
+    kind: ClassVar[str] = ""
+    _kinds: ClassVar[dict[str, type[Source]]] = {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if cls.kind:
+            Source._kinds[cls.kind] = cls
+
+    def __init__(
+        self,
+        layer: caffe_pb2.LayerParameter,
+        phase: str = "TRAIN",
+        base_dir: str | os.PathLike[str] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.layer = layer
+        self.phase = phase
+        self.base_dir = None if base_dir is None else os.fspath(base_dir)
+        self.options = dict(options or {})
+        self._index: Index | None = None
+        if self.batch_size < 1:
+            raise ConfigError(f"{self.where}: batch_size is {self.batch_size}; at least 1 is needed", layer=layer.name)
+
+    # What a kind of source must say.
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Rows of a batch on one device, as the layer says."""
+
+    @cached_property
+    @abstractmethod
+    def tops(self) -> dict[str, tuple[int, ...]]:
+        """Caffe's shape of each top, batch included, after the crop."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """The columns of :meth:`read`, with the metadata ``layout``: ``CHW`` or ``HWC``."""
+
+    @abstractmethod
+    def _count(self) -> Index:
+        """Count the rows, or look up a kept count."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[pa.RecordBatch]:
+        """Rows ``start`` to ``stop`` in storage order, in record batches of at most ``chunk`` rows.
+
+        Raises:
+            DataError: a row that cannot be read, named by source, row and id.
+        """
+
+    @abstractmethod
+    def decode(self, rows: pa.RecordBatch, draw: Draw) -> dict[str, np.ndarray]:
+        """The raw arrays of rows: what travels to the device.
+
+        Images are cropped, uint8 (float32 where rows hold floats) (n, C, h, w), under their top's name, with
+        ``top:mirror`` bool (n,) where the layer mirrors and ``top:offset`` int32 (n, 2) where random crops meet a mean
+        file. Everything else is float32.
+
+        Raises:
+            DataError: a row that cannot be decoded, named by source, row and id.
+        """
+
+    def finish(self, raw: Mapping[str, Any], xp: ModuleType = np) -> dict[str, Any]:
+        """The tops, float32, from :meth:`decode`'s arrays; pure, so that it may run inside a compiled step."""
+        return {top: raw[top].astype(np.float32) for top in self.tops}
+
+    def frame_rows(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The columns of :meth:`frame` from those of :meth:`read`."""
+        return rows
+
+    @property
+    def target_rows(self) -> int:
+        """Rows that a partition should have, unless the option ``partitions`` says how many there are."""
+        return 4096
+
+    # What all sources have.
+
+    @property
+    def where(self) -> str:
+        """The source in words, for messages."""
+        return f'data layer "{self.layer.name}"'
+
+    def index(self) -> Index:
+        """The blocks of rows; counted once, and kept over processes where counting takes time."""
+        if self._index is None:
+            self._index = self._count()
+        return self._index
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return self.index().rows
+
+    def partitions(self) -> list[Partition]:
+        """Ranges of rows that together are all rows, in storage order, none of them empty."""
+        count = self.options.get("partitions")
+        if count:
+            count = min(int(count), self.rows)
+            ranges = [(self.rows * k // count, self.rows * (k + 1) // count) for k in range(count)]
+        else:
+            ranges = self.index().ranges(self.target_rows)
+        return [Partition(number, start, stop) for number, (start, stop) in enumerate(ranges)]
+
+    def frame(self, partition: Partition) -> pd.DataFrame:
+        """A partition as a pandas frame with Arrow types.
+
+        Image sources give CaffeOnSpark's columns: ``id``, ``label`` (text), ``channels``, ``height``, ``width``,
+        ``encoded`` and ``data`` (bytes; raw images interleaved, height x width x channels, BGR).
+        """
+        import pandas as pd
+
+        batches = [self.frame_rows(rows) for rows in self.read(partition.start, partition.stop)]
+        schema = self.frame_rows(_empty(self.schema)).schema
+        frame: pd.DataFrame = pa.Table.from_batches(batches, schema).to_pandas(types_mapper=pd.ArrowDtype)
+        if len(frame) != partition.rows:
+            raise self.changed(partition.rows, len(frame))
+        return frame
+
+    def to_dask(self) -> dd.DataFrame:
+        """All rows as a dask dataframe, a partition each of :meth:`partitions`, with known types."""
+        import dask.dataframe as dd
+        import pandas as pd
+
+        empty = pa.Table.from_batches([self.frame_rows(_empty(self.schema))])
+        meta = empty.to_pandas(types_mapper=pd.ArrowDtype)
+        return dd.from_map(self.frame, self.partitions(), meta=meta, label="cosdask-source")
+
+    def batches(self, epochs: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+        """Finished batches as Caffe's data layer gives them, in order.
+
+        Args:
+            epochs: None for endless batches that wrap round; a number for that many passes, the last batch short.
+
+        Yields:
+            float32 arrays by top.
+        """
+        plan = RowPlan(self.rows, 1)
+        segments: Iterator[Segment] = plan.stream(0)
+        if epochs is not None:
+            segments = (Segment(epoch, 0, self.rows) for epoch in range(epochs))
+        for pieces in cut(self, segments, self.batch_size, int(self.options.get("seed") or 0)):
+            yield self.finish(decode_pieces(self, pieces))
+
+    def ids(self, rows: pa.RecordBatch) -> list[str]:
+        """The SampleID of each row."""
+        found: list[str] = rows.column("id").to_pylist()
+        return found
+
+    def changed(self, expected: int, found: int) -> DataError:
+        """The error for a source that gives another number of rows than was counted."""
+        return DataError(
+            f"{self.where}: {expected} rows were counted, {found} read; did the data change meanwhile?",
+            layer=self.layer.name,
+        )
+
+    def spec(self) -> dict[str, Any]:
+        """JSON values from which :func:`source_from_spec` makes the same source in another process, without counting."""
+        return {
+            "kind": self.kind,
+            "layer": text_format.MessageToString(self.layer, as_one_line=True),
+            "phase": self.phase,
+            "base_dir": self.base_dir,
+            "options": self.options,
+            "index": self.index().to_json(),
+        }
+
+    @staticmethod
+    def from_spec(spec: Mapping[str, Any]) -> Source:
+        """The source that :meth:`spec` described."""
+        return source_from_spec(spec)
+
+    @classmethod
+    def _from_spec(cls, spec: Mapping[str, Any]) -> Source:
+        layer = text_format.Parse(spec["layer"], caffe_pb2.LayerParameter())
+        source = cls._build(layer, spec)
+        source._index = Index.from_json(spec["index"])
+        return source
+
+    @classmethod
+    def _build(cls, layer: caffe_pb2.LayerParameter, spec: Mapping[str, Any]) -> Source:
+        return cls(layer, spec["phase"], spec["base_dir"], spec["options"])
+
+
+def source_from_spec(spec: Mapping[str, Any]) -> Source:
+    """The source that :meth:`Source.spec` described.
+
+    Raises:
+        ConfigError: a kind that this process does not know.
+    """
+    kind = spec.get("kind")
+    if kind not in Source._kinds:
+        raise ConfigError(f"a source of the kind {kind!r} is not known here; import the module that registers it")
+    return Source._kinds[kind]._from_spec(spec)
+
+
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema=schema)

@@ -1,0 +1,236 @@
+"""The feed: batches read and decoded ahead of the step, in order, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+import numpy as np
+
+from cosdask.data.base import Source
+from cosdask.data.pieces import Piece, cut, decode_pieces, piece_ids
+from cosdask.data.plan import RowPlan, Segment
+from cosdask.errors import DeadlineError
+
+Batch = tuple[list[str], dict[str, np.ndarray]]
+#: Seconds that a batch may take to come before the wait is an error.
+_DEADLINE = 600.0
+#: Seconds that closing waits for the threads to end.
+_CLOSING = 30.0
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Ahead:
+    """Runs ahead of its consumer: one thread reads, ``threads`` decode, ``depth`` batches wait in order.
+
+    With one decoding thread the reading thread decodes too, which spares small rows a change of threads.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batches: Iterator[list[Piece]],
+        depth: int,
+        threads: int | None,
+        with_ids: bool,
+        deadline: float,
+    ) -> None:
+        self._source, self._batches, self._with_ids, self._deadline = source, batches, with_ids, deadline
+        count = _cpus() if threads is None else max(1, threads)
+        self._pool = ThreadPoolExecutor(count, "cosdask-decode") if count > 1 else None
+        self._queue: queue.Queue[Future[Batch | None]] = queue.Queue(max(1, depth, count))
+        self._stop = threading.Event()
+        self._ended = False
+        self.wait_seconds = 0.0
+        self._thread = threading.Thread(target=self._read, name="cosdask-feed", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        """The reading thread: every outcome, errors and the end included, goes through the queue."""
+        try:
+            for pieces in self._batches:
+                if not self._put(self._decoding(pieces)):
+                    return
+            self._put(_done(None))
+        except BaseException as error:
+            self._put(_failed(error))
+
+    def _decoding(self, pieces: list[Piece]) -> Future[Batch | None]:
+        if self._pool is not None:
+            return self._pool.submit(self._decode, pieces)
+        return _done(self._decode(pieces))
+
+    def _decode(self, pieces: list[Piece]) -> Batch:
+        ids = piece_ids(self._source, pieces) if self._with_ids else []
+        return ids, decode_pieces(self._source, pieces)
+
+    def _put(self, outcome: Future[Batch | None]) -> bool:
+        """Hand over an outcome; False when the consumer has closed."""
+        while not self._stop.is_set():
+            try:
+                self._queue.put(outcome, timeout=0.5)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def next(self) -> Batch | None:
+        """The next batch, or None at the end.
+
+        Raises:
+            DeadlineError: none came in time.
+            Exception: what went wrong in reading or decoding.
+        """
+        if self._ended:
+            return None
+        begin = time.perf_counter()
+        try:
+            batch = self._queue.get(timeout=self._deadline).result(timeout=self._deadline)
+        except (queue.Empty, FutureTimeoutError) as error:
+            raise DeadlineError(
+                f"{self._source.where}: no batch came within {self._deadline:.0f} s; is its storage still answering?"
+            ) from error
+        except BaseException:
+            self._ended = True
+            raise
+        finally:
+            self.wait_seconds += time.perf_counter() - begin
+        self._ended = batch is None
+        return batch
+
+    def close(self) -> None:
+        """End the threads.
+
+        Raises:
+            DeadlineError: a read did not return in time.
+        """
+        self._ended = True
+        self._stop.set()
+        while not self._queue.empty():
+            try:
+                self._queue.get_nowait().cancel()
+            except queue.Empty:
+                break
+        self._thread.join(_CLOSING)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._thread.is_alive():
+            raise DeadlineError(f"{self._source.where}: a read did not end within {_CLOSING:.0f} s")
+
+
+def _done(value: Batch | None) -> Future[Batch | None]:
+    future: Future[Batch | None] = Future()
+    future.set_result(value)
+    return future
+
+
+def _failed(error: BaseException) -> Future[Batch | None]:
+    future: Future[Batch | None] = Future()
+    future.set_exception(error)
+    return future
+
+
+class Feed:
+    """An endless iterator of one rank's raw batches (see :meth:`Source.decode`), all of them full.
+
+    Batch k holds positions ``k * batch_size`` to ``(k + 1) * batch_size`` of the rank's stream of rows, so batches
+    straddle epochs and nothing is dropped; a resumed run begins at its ``first_batch``.
+
+    Args:
+        source: the rows.
+        plan: which rank reads which.
+        rank: this rank.
+        batch_size: rows of a batch.
+        first_batch: number of the first batch wanted.
+        depth: batches that wait ready, at most (at least one for each thread).
+        threads: threads that decode; None for one a CPU core.
+        seed: of random crops and mirrors.
+        deadline: seconds that a batch may take to come.
+
+    Example:
+        >>> with Feed(source, RowPlan(source.rows, 2), rank=0, batch_size=64) as feed:   # doctest: +SKIP
+        ...     raw = next(feed)
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: RowPlan,
+        rank: int,
+        batch_size: int,
+        first_batch: int = 0,
+        depth: int = 3,
+        threads: int | None = None,
+        seed: int = 0,
+        deadline: float = _DEADLINE,
+    ) -> None:
+        self.batch_size = batch_size
+        self.rows = 0
+        batches = cut(source, plan.stream(rank, first_batch * batch_size), batch_size, seed)
+        self._ahead = _Ahead(source, batches, depth, threads, False, deadline)
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long the consumer has waited for batches."""
+        return self._ahead.wait_seconds
+
+    def __iter__(self) -> Feed:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = self._ahead.next()
+        if batch is None:
+            raise StopIteration
+        self.rows += self.batch_size
+        return batch[1]
+
+    def close(self) -> None:
+        """End the threads; may be called again.
+
+        Raises:
+            DeadlineError: a read did not return in time.
+        """
+        self._ahead.close()
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def take(
+    source: Source,
+    segments: Iterable[Segment] | Sequence[Segment],
+    batch_size: int,
+    depth: int = 2,
+    threads: int | None = None,
+    seed: int = 0,
+    deadline: float = _DEADLINE,
+) -> Iterator[Batch]:
+    """The rows of some segments in order, each once: ``(SampleIDs, raw batch)``, the last one short.
+
+    Args:
+        source: the rows.
+        segments: which of them.
+        batch_size: rows of a batch.
+        depth: batches that wait ready, at most.
+        threads: threads that decode; None for one a CPU core.
+        seed: of random mirrors.
+        deadline: seconds that a batch may take to come.
+    """
+    ahead = _Ahead(source, cut(source, segments, batch_size, seed), depth, threads, True, deadline)
+    try:
+        while (batch := ahead.next()) is not None:
+            yield batch
+    finally:
+        ahead.close()

@@ -1,0 +1,121 @@
+"""The index of a source: how many rows its blocks hold, counted once and kept."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from cosdask.errors import DataError, StorageError
+from cosdask.storage import FileStamp, atomic_write
+
+_LOG = logging.getLogger(__name__)
+#: A new layout of the kept indexes gets a new number, so that old ones are counted again.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that lie together; ``place`` (JSON values) tells the source where they begin."""
+
+    rows: int
+    place: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The blocks of a source in storage order.
+
+    Example:
+        >>> index = Index((Block(3, {}), Block(2, {})))
+        >>> index.rows, index.locate(3)
+        (5, (1, 0))
+    """
+
+    blocks: tuple[Block, ...]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first row of each block, then the number of all rows."""
+        return [0, *accumulate(block.rows for block in self.blocks)]
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self.starts[-1]
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """The block that holds ``row``, and the row's place in it."""
+        if not 0 <= row < self.rows:
+            raise DataError(f"row {row} of a source with {self.rows} rows", row=row)
+        number = bisect.bisect_right(self.starts, row) - 1
+        return number, row - self.starts[number]
+
+    def ranges(self, target: int) -> list[tuple[int, int]]:
+        """Ranges of rows along block boundaries, each the fewest blocks that reach ``target`` rows."""
+        found: list[tuple[int, int]] = []
+        start = 0
+        for stop in self.starts[1:]:
+            if stop - start >= target:
+                found.append((start, stop))
+                start = stop
+        if start < self.rows:
+            found.append((start, self.rows))
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values from which :meth:`from_json` makes an equal index."""
+        return {"version": _VERSION, "blocks": [[block.rows, dict(block.place)] for block in self.blocks]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Index:
+        """The index that :meth:`to_json` described.
+
+        Raises:
+            DataError: the description is damaged or of another version.
+        """
+        try:
+            if value["version"] != _VERSION:
+                raise DataError(f"an index of layout {value['version']}, this cosdask reads layout {_VERSION}")
+            return cls(tuple(Block(int(rows), dict(place)) for rows, place in value["blocks"]))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"a damaged index: {error!r}") from error
+
+
+def cache_folder() -> Path:
+    """Where indexes are kept: ``COSDASK_CACHE_DIR``, else ``cosdask`` in the user's cache folder."""
+    named = os.environ.get("COSDASK_CACHE_DIR")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cosdask"
+
+
+def kept_index(kind: str, files: Sequence[tuple[str, FileStamp]], count: Callable[[], Index]) -> Index:
+    """The index of ``files``, counted by ``count`` only when no kept one has the same paths, sizes and times.
+
+    A kept index that is damaged is counted again; where the cache folder cannot be written, the index is not kept.
+    """
+    key = json.dumps([_VERSION, kind, [[name, stamp.size, stamp.changed] for name, stamp in files]])
+    place = cache_folder() / "index" / (hashlib.sha256(key.encode()).hexdigest()[:40] + ".json")
+    try:
+        return Index.from_json(json.loads(place.read_bytes()))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        _LOG.warning("counting rows again, the kept index %s cannot be used: %s", place, error)
+    index = count()
+    try:
+        atomic_write(place, json.dumps(index.to_json()))
+    except StorageError as error:
+        _LOG.warning("rows will be counted again next time: %s", error)
+    return index
