@@ -20,6 +20,8 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+# Up to a backslash that protobuf has no meaning for (as in a Windows path).
+_ODD_ESCAPE = re.compile(r"""(?:[^\\\n]|\\(?:[abfnrtvxXuU?'"\\]|[0-3]|[4-7][0-7]?(?![0-7])))*+\\(?=.)""")
 _LAYERS = ("layer", "layers")
 
 
@@ -106,6 +108,15 @@ def layer_lines(text: str) -> dict[str, list[int]]:
         if block.is_layer:
             lines.setdefault(block.name, []).append(bisect_right(starts, block.start))
     return lines
+
+
+def odd_escape(text: str) -> int | None:
+    """The offset of the first backslash in a quoted text that begins no escape, or None."""
+    for token in _TOKEN.finditer(text):
+        found = _ODD_ESCAPE.match(token["text"]) if token["text"] else None
+        if found:
+            return token.start() + found.end() - 1
+    return None
 
 
 def line_starts(text: str) -> list[int]:

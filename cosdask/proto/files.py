@@ -103,4 +103,4 @@ def _upgraded(upgrade: Callable[[M], M], message: M, text: str, path: str) -> M:
         if lines:
             place["line"] = lines[0]
         line = f":{lines[0]}" if lines else ""
-        raise ProtoError(f"{path}{line}: {error.message}", **place) from error
+        raise ProtoError(f"{path}{line}: {error.message}", **place) from None

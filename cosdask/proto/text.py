@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from cosdask.errors import ProtoError, did_you_mean
 from cosdask.proto import caffe_pb2
-from cosdask.proto.blocks import MAX_DEPTH, Block, find_blocks, line_starts
+from cosdask.proto.blocks import MAX_DEPTH, Block, find_blocks, line_starts, odd_escape
 
 M = TypeVar("M", bound=Message)
 
@@ -23,7 +23,8 @@ _UNKNOWN_FIELD = re.compile(r'Message type "(?P<type>[\w.]+)" has no field named
 _UNKNOWN_VALUE = re.compile(r'Enum type "(?P<type>[\w.]+)" has no value (named|with number) ')
 _TWICE = re.compile(r'should not have multiple "(?P<name>\w+)" fields')
 _EXPECTED = re.compile(r'Expected "(?P<token>[^"]+)"\.$')
-_WRONG_VALUES = (
+_ODD_ESCAPE = "a backslash in a text starts an escape such as \\n; a plain one is written \\\\"
+_OTHERS = (
     ("String missing ending quote", "a text without its closing quote"),
     ("Expected string", "a text in quotes is needed"),
     ("Couldn't parse integer", "a whole number is needed"),
@@ -31,12 +32,21 @@ _WRONG_VALUES = (
     ("Couldn't parse float", "a number is needed"),
     ("Invalid octal float", "a number is needed"),
     ('Expected "true" or "false"', "true or false is needed"),
-    ("Expected identifier or number", "the name of a field is needed"),
+    ("Expected identifier", "the name of a field is needed"),
+    ("does not have extensions", "the name of a field is needed, without brackets"),
+    ("unicodeescape", _ODD_ESCAPE),
+    ("hex digits", _ODD_ESCAPE),
     ("Message too deep", f"blocks are nested more than {MAX_DEPTH} deep"),
 )
+# Nothing but space and comments.
+_REST = re.compile(r"(?:\s++|#[^\n]*+)*+")
 _FOUND = re.compile(r'"[^"\n]{0,40}"?|[\w.+-]{1,40}|\S')
 _FIELD_BEFORE = re.compile(r"([A-Za-z_]\w*)\s*:?\s*(\[[^\]]*)?$")
 _SHORT_ENUM = 12
+_LONG_NAME = 80
+# protobuf's parser needs 150 bytes for each blank of a line's longest run of blanks.
+_LONG_LINE = 100_000
+_BLANKS = re.compile(r"\s++")
 _FILES = {"NetParameter": "a net", "SolverParameter": "a solver"}
 
 
@@ -60,16 +70,27 @@ def parse_text(text: str, message: M, path: str = "<text>") -> M:
         Traceback (most recent call last):
         ...
         cosdask.errors.ProtoError: net.prototxt:1:29: in a layer without a name, convolution_param: \
-there is no field "kernal_size". Did you mean "kernel_size"?
+there is no field "kernal_size". Did you mean "kernel_size"...?
     """
-    if len(text) > MAX_TEXT_BYTES:
-        raise ProtoError(f"{path}: {len(text):,} characters are more than the {MAX_TEXT_BYTES:,} accepted", path=path)
     text = text.removeprefix("\ufeff")  # the mark that some editors put before UTF-8
+    _check(text, path)
     try:
         text_format.Parse(text, message, descriptor_pool=caffe_pb2.POOL, max_recursion_depth=MAX_DEPTH)
     except text_format.ParseError as error:
-        raise _our_error(error, text, message.DESCRIPTOR.name, path) from error
+        raise _our_error(error, text, message.DESCRIPTOR.name, path) from None
     return message
+
+
+def _check(text: str, path: str) -> None:
+    """Refuses what protobuf's parser would not, or only at a great cost."""
+    if len(text) > MAX_TEXT_BYTES:
+        raise ProtoError(f"{path}: {len(text):,} characters are more than the {MAX_TEXT_BYTES:,} accepted", path=path)
+    for line, content in enumerate(text.split("\n"), start=1):
+        if len(content) > _LONG_LINE and any(len(run[0]) > _LONG_LINE for run in _BLANKS.finditer(content)):
+            raise ProtoError(f"{path}:{line}: more than {_LONG_LINE:,} blanks in a row", path=path, line=line)
+    # protobuf's Python parser takes backslashes that its C++ parser, and so Caffe, refuses.
+    if "\\" in text and (offset := odd_escape(text)) is not None:
+        raise _error_at(text, offset, _ODD_ESCAPE, path)
 
 
 def to_text(message: Message) -> str:
@@ -84,33 +105,40 @@ def to_text(message: Message) -> str:
 
 def _our_error(error: text_format.ParseError, text: str, root: str, path: str) -> ProtoError:
     line, column = error.GetLine(), error.GetColumn()
-    raw = str(error)
-    starts = line_starts(text)
+    raw = str(error).removeprefix(f"{line}:{column} : ")
     if line is None or column is None:
         # Only nesting too deep comes without a place.
         blocks = find_blocks(text)
         offset = blocks[-1].start if blocks else 0
-        line = bisect_right(starts, offset)
-        column = offset - starts[line - 1] + 1
     else:
-        line = max(line, 1)
-        offset = min(starts[line - 1] + column - 1, len(text))
-        blocks = find_blocks(text)
-    around = [block for block in blocks if block.start < offset < block.end]
-    where, layer = _place(around)
-    what = _unknown(raw, text, offset, root) or _misplaced(raw, text, offset, around, starts)
+        offset = min(line_starts(text)[max(line, 1) - 1] + column - 1, len(text))
+        raw = raw.removeprefix(f"'{text.split(chr(10), line)[line - 1] if line else ''}': ")
+    return _error_at(text, offset, _unknown(raw, text, offset, root) or _misplaced(raw, text, offset), path)
+
+
+def _error_at(text: str, offset: int, what: str, path: str) -> ProtoError:
+    """An error with the place in every form: line and column (from 1), layer, and blocks around."""
+    starts = line_starts(text)
+    line = bisect_right(starts, offset)
+    column = offset - starts[line - 1] + 1
+    where, layer = _place(_around(text, offset))
     place: dict[str, object] = {"path": path, "line": line, "column": column}
     if layer:
         place["layer"] = layer
     return ProtoError(f"{path}:{line}:{column}: {where}{what}", **place)
 
 
+def _around(text: str, offset: int) -> list[Block]:
+    """The blocks that a place lies in, outermost first."""
+    return [block for block in find_blocks(text) if block.start < offset < block.end]
+
+
 def _place(around: list[Block]) -> tuple[str, str]:
     """The layer and the blocks within it that a place lies in, in words, and the layer's name."""
     layer = next((block for block in around if block.is_layer), None)
-    words = [block.field for block in around if layer is None or block.start > layer.start]
+    words = [block.field for block in around if block.field and (layer is None or block.start > layer.start)]
     if layer is not None:
-        words.insert(0, f'in layer "{layer.name}"' if layer.name else "in a layer without a name")
+        words.insert(0, f'in layer "{layer.name[:_LONG_NAME]}"' if layer.name else "in a layer without a name")
     return (", ".join(words) + ": " if words else ""), (layer.name if layer is not None else "")
 
 
@@ -118,7 +146,8 @@ def _unknown(raw: str, text: str, offset: int, root: str) -> str:
     """The sentence for a name that does not exist, or an empty string where that is not what is wrong."""
     if found := _UNKNOWN_FIELD.search(raw):
         message = caffe_pb2.POOL.FindMessageTypeByName(found["type"])
-        return f'there is no field "{found["name"]}".' + _field_hint(found["name"], message, root)
+        name = found["name"][:_LONG_NAME]
+        return f'there is no field "{name}".{_field_hint(name, message, root)}'
     if found := _UNKNOWN_VALUE.search(raw):
         enum = caffe_pb2.POOL.FindEnumTypeByName(found["type"])
         return f"{_field(text, offset)}there is no value {_found(text, offset)}.{_value_hint(text, offset, enum)}"
@@ -140,28 +169,36 @@ def _field_hint(name: str, message: Descriptor, root: str) -> str:
 
 
 def _value_hint(text: str, offset: int, enum: EnumDescriptor) -> str:
-    word = _found(text, offset).strip('"')
+    found = _found(text, offset)
+    word = found.strip('"')
     names = list(enum.values_by_name)
+    if word in names and text.startswith(found, offset):
+        return f" Write {word} without quotes."
     if near := did_you_mean(word.upper(), names):
         return near
     return f" The values are {', '.join(names)}." if len(names) <= _SHORT_ENUM else ""
 
 
-def _misplaced(raw: str, text: str, offset: int, around: list[Block], starts: list[int]) -> str:
+def _misplaced(raw: str, text: str, offset: int) -> str:
     """The sentence for everything but unknown names."""
     if found := _TWICE.search(raw):
         return f"{found['name']} is given twice, and it may be there only once"
-    if text[offset:].strip() == "" or (_EXPECTED.search(raw) and not text[_token_end(text, offset) :].strip()):
-        if around:
-            line = bisect_right(starts, around[-1].start)
+    if "Couldn't parse string" in raw or "surrogates" in raw:
+        return "the text before this place is not UTF-8"
+    expected = _EXPECTED.search(raw)
+    # A missing bracket is reported at the last token, everything else behind it.
+    after = _token_end(text, offset) if expected and expected["token"] in "}>" else offset
+    if _REST.fullmatch(text, after):
+        if around := _around(text, offset):
+            line = bisect_right(line_starts(text), around[-1].start)
             return f'the text ends, and the block "{around[-1].field}" opened at line {line} has no closing bracket'
         return "the text ends in the middle of a field"
-    for sentence, ours in _WRONG_VALUES:
+    for sentence, ours in _OTHERS:
         if sentence in raw:
             return f"{_field(text, offset)}{ours}, and here is {_found(text, offset)}"
-    if found := _EXPECTED.search(raw):
-        return f"{_field(text, offset)}a {found['token']} is needed, and here is {_found(text, offset)}"
-    return f"this cannot be read: {_found(text, offset)}"
+    if expected:
+        return f'{_field(text, offset)}"{expected["token"]}" is needed, and here is {_found(text, offset)}'
+    return f"this cannot be read: {_found(text, offset)} ({raw[-200:]})"
 
 
 def _field(text: str, offset: int) -> str:
@@ -178,4 +215,6 @@ def _token_end(text: str, offset: int) -> int:
 def _found(text: str, offset: int) -> str:
     """What stands at a place, in quotes."""
     token = text[offset : _token_end(text, offset)]
+    if not token.isprintable():
+        return ascii(token)
     return token if token.startswith('"') else f'"{token}"'
