@@ -1,0 +1,1 @@
+"""The command line: one file a verb; flags to a ``Config``; errors to exit codes."""

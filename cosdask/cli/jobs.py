@@ -1,0 +1,139 @@
+"""What ``run``, ``train``, ``test`` and ``features`` share: flags, refusals before work starts, and the work itself."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cosdask.cli import clusters
+from cosdask.config import Config, FlagParser
+from cosdask.errors import ConfigError, NetError, did_you_mean
+from cosdask.storage import exists, missing, refuse_overwrite
+
+WORKERS = (
+    "clusterSize", "min_workers", "worker_deadline", "devices", "threads", "lmdb_partitions",
+    "transform_thread_per_device", "connection",
+)  # fmt: skip
+TRAINING = ("weights", "snapshot", "resume", "seed", "shuffle", "persistent")
+DATA = ("resize", "on_bad_rows", "allow_modules")
+
+
+def parser(verb: str, about: str, examples: str) -> FlagParser:
+    """A verb's parser with what all these verbs have: ``--help``, ``--cluster`` and an example that can be copied."""
+    result = FlagParser(
+        prog=f"cosdask {verb}",
+        description=about,
+        epilog=f"examples:\n{examples}\n\nFlags work with one dash or two: -clusterSize 2, --cluster-size 2.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage=f"cosdask {verb} [flags]",
+    )
+    result.add_argument("--cluster", default="local", metavar="WHERE", help=clusters.HELP)
+    return result
+
+
+def parse(flags: FlagParser, words: Sequence[str], **fixed: Any) -> tuple[Config, str]:
+    """The options and the cluster of a command line.
+
+    Args:
+        flags: the verb's parser.
+        words: the words after the verb.
+        **fixed: options that the verb itself sets.
+    """
+    given = vars(flags.parse(words))
+    cluster = given.pop("cluster")
+    return Config(**{**given, **fixed}), cluster
+
+
+def run_job(config: Config, cluster: str) -> int:
+    """Does what the options ask for: training first, then features or test.
+
+    Raises:
+        ConfigError, StorageError, NetError: before any work starts, for what cannot work.
+    """
+    for note in config.check():
+        print(f"cosdask: note: {note}", file=sys.stderr)
+    refuse_outputs(config)
+    validate = check_files(config)
+    with clusters.connect(cluster, config) as client:
+        from cosdask.parallel import CaffeOnDask
+
+        job = CaffeOnDask(client, config)
+        for verb in config.verbs:
+            if verb == "train":
+                _train(job, config, validate)
+            elif verb == "test":
+                _test(job, config)
+            else:
+                _features(job, config)
+    return 0
+
+
+def refuse_outputs(config: Config) -> None:
+    """Stops before work starts when an output named on the command line is there and may not be replaced.
+
+    Raises:
+        StorageError: names the output.
+    """
+    if "train" in config.verbs:
+        refuse_overwrite(config.model, config.overwrite)
+    if config.output and config.verbs[-1] != "train":
+        refuse_overwrite(config.output, config.overwrite)
+
+
+def check_files(config: Config) -> bool:
+    """Reads solver and TEST net, so that a wrong name is found before training and not after it.
+
+    Returns:
+        Whether training has interleaved validation: ``test_interval`` and the first ``test_iter`` are not 0.
+
+    Raises:
+        StorageError: the model to test is missing.
+        ProtoError, NetError: the files cannot be read, there is no test net, or it lacks a blob of ``-features``.
+    """
+    from cosdask.proto import read_solver
+
+    solver = read_solver(config.conf)
+    if "train" not in config.verbs and not exists(config.model):
+        raise missing(config.model, "model")
+    if "features" in config.verbs:
+        _check_blobs(config)
+    return bool(solver.test_interval and len(solver.test_iter) and solver.test_iter[0])
+
+
+def _check_blobs(config: Config) -> None:
+    from cosdask.cli.nets import test_net
+
+    known = test_net(config.conf).blob_shapes
+    for name in [*config.features, config.label]:
+        if name and name not in known:
+            hint = did_you_mean(name, known) or f" It has {', '.join(known)}."
+            raise NetError(f'the TEST net of {config.conf} has no blob "{name}".{hint}', blob=name)
+
+
+def _train(job: Any, config: Config, validate: bool) -> None:
+    if validate:
+        job.train_with_validation()
+    else:
+        job.train()
+    print(f"model: {config.model}")
+
+
+def _test(job: Any, config: Config) -> None:
+    from cosdask.cli.results import result_text, write_test_result
+
+    outputs = job.test()
+    print(result_text(outputs), end="")
+    if config.output:
+        write_test_result(outputs, config.output)
+        print(f"results: {config.output}")
+
+
+def _features(job: Any, config: Config) -> None:
+    from cosdask.cli.results import write_features
+
+    if not config.output:
+        raise ConfigError("no place for the features: name a directory with -output DIR", option="output")
+    rows = write_features(job.features(), config.output, config.outputFormat, config.overwrite)
+    print(f"features: {config.output} ({rows} rows)")
