@@ -6,7 +6,7 @@ from cosdask.data.feed import Feed, take
 from cosdask.data.frame_source import FrameSource
 from cosdask.data.index import Block, Index
 from cosdask.data.plan import RowPlan, Segment, window
-from cosdask.data.registry import layer_top_shapes, open_source, register_source
+from cosdask.data.registry import is_data_layer, layer_top_shapes, open_source, register_source, registered_sources
 from cosdask.data.select import get_source
 from cosdask.data.writers import write_lmdb, write_parquet
 from cosdask.data.zipped import ZippedSource
@@ -23,9 +23,11 @@ __all__ = [
     "Source",
     "ZippedSource",
     "get_source",
+    "is_data_layer",
     "layer_top_shapes",
     "open_source",
     "register_source",
+    "registered_sources",
     "take",
     "window",
     "write_lmdb",

@@ -133,6 +133,10 @@ class Source(ABC):
         """The columns of :meth:`frame` from those of :meth:`read`."""
         return rows
 
+    def is_slow(self, rows: pa.RecordBatch) -> bool:
+        """Whether decoding rows like these is worth several threads."""
+        return False
+
     @property
     def target_rows(self) -> int:
         """Rows that a partition should have, unless the option ``partitions`` says how many there are."""
@@ -219,7 +223,7 @@ class Source(ABC):
         )
 
     def spec(self) -> dict[str, Any]:
-        """JSON values from which :func:`source_from_spec` makes the same source in another process, without counting."""
+        """JSON values from which another process makes the same source, without counting: see :meth:`from_spec`."""
         return {
             "kind": self.kind,
             "layer": text_format.MessageToString(self.layer, as_one_line=True),

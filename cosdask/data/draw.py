@@ -57,15 +57,15 @@ class Draw:
         return Draw(self.seed, self.epoch, self.rows, self.stream * 1009 + stream + 1)
 
     def bits(self, purpose: int) -> np.ndarray:
-        """uint64 (n,), uniform; ``purpose`` tells independent numbers of one row apart."""
+        """Uniform uint64 (n,); ``purpose`` tells independent numbers of one row apart."""
         state = _mix(_word(self.seed) ^ _mix(_word(self.stream)))
         state = _mix(state ^ _mix(_word(self.epoch)))
         return _mix(_mix(state ^ self.rows.astype(np.uint64)) ^ _mix(_word(purpose)))
 
     def below(self, limit: int | np.ndarray, purpose: int) -> np.ndarray:
-        """int64 (n,) in [0, limit); ``limit`` (a number or one a row) is at least 1."""
+        """Uniform int64 (n,) in [0, limit); ``limit`` (a number or one a row) is at least 1."""
         return (self.bits(purpose) % np.asarray(limit, dtype=np.uint64)).astype(np.int64)
 
     def flips(self, purpose: int) -> np.ndarray:
-        """bool (n,), True for half of the rows."""
+        """Flags (n,), bool, True for half of the rows."""
         return (self.bits(purpose) >> np.uint64(63)).astype(np.bool_)

@@ -32,7 +32,8 @@ def _cpus() -> int:
 class _Ahead:
     """Runs ahead of its consumer: one thread reads, ``threads`` decode, ``depth`` batches wait in order.
 
-    With one decoding thread the reading thread decodes too, which spares small rows a change of threads.
+    With one decoding thread the reading thread decodes too, which spares small rows a change of threads; so it is by
+    default unless rows are slow to decode.
     """
 
     def __init__(
@@ -45,9 +46,9 @@ class _Ahead:
         deadline: float,
     ) -> None:
         self._source, self._batches, self._with_ids, self._deadline = source, batches, with_ids, deadline
-        count = _cpus() if threads is None else max(1, threads)
-        self._pool = ThreadPoolExecutor(count, "cosdask-decode") if count > 1 else None
-        self._queue: queue.Queue[Future[Batch | None]] = queue.Queue(max(1, depth, count))
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._queue: queue.Queue[Future[Batch | None]] = queue.Queue(max(1, depth, threads or _cpus()))
         self._stop = threading.Event()
         self._ended = False
         self.wait_seconds = 0.0
@@ -58,6 +59,8 @@ class _Ahead:
         """The reading thread: every outcome, errors and the end included, goes through the queue."""
         try:
             for pieces in self._batches:
+                if self._threads is None:
+                    self._threads = _cpus() if self._source.is_slow(pieces[0].rows) else 1
                 if not self._put(self._decoding(pieces)):
                     return
             self._put(_done(None))
@@ -65,9 +68,11 @@ class _Ahead:
             self._put(_failed(error))
 
     def _decoding(self, pieces: list[Piece]) -> Future[Batch | None]:
-        if self._pool is not None:
-            return self._pool.submit(self._decode, pieces)
-        return _done(self._decode(pieces))
+        if self._threads == 1:
+            return _done(self._decode(pieces))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "cosdask-decode")
+        return self._pool.submit(self._decode, pieces)
 
     def _decode(self, pieces: list[Piece]) -> Batch:
         ids = piece_ids(self._source, pieces) if self._with_ids else []
@@ -152,7 +157,7 @@ class Feed:
         batch_size: rows of a batch.
         first_batch: number of the first batch wanted.
         depth: batches that wait ready, at most (at least one for each thread).
-        threads: threads that decode; None for one a CPU core.
+        threads: threads that decode; None for one a CPU core where decoding is slow, else one.
         seed: of random crops and mirrors.
         deadline: seconds that a batch may take to come.
 
@@ -224,7 +229,7 @@ def take(
         segments: which of them.
         batch_size: rows of a batch.
         depth: batches that wait ready, at most.
-        threads: threads that decode; None for one a CPU core.
+        threads: threads that decode; None for one a CPU core where decoding is slow, else one.
         seed: of random mirrors.
         deadline: seconds that a batch may take to come.
     """

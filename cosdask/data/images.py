@@ -1,7 +1,7 @@
 """Sources of images with a label: the columns they share, and their way to uint8 arrays.
 
-The columns are CaffeOnSpark's: id, label, channels, height, width, encoded, data. Raw pixels lie in planes (``CHW``, as in
-Datums) or interleaved (``HWC``, as in dataframes); the schema's metadata says which.
+The columns are CaffeOnSpark's: id, label, channels, height, width, encoded, data. Raw pixels lie in planes (``CHW``,
+as in Datums) or interleaved (``HWC``, as in dataframes); the schema's metadata says which.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def image_schema(layout: str, label: pa.DataType, floats: bool = False) -> pa.Sc
 class ImageSource(Source):
     """Rows with one image and one label.
 
-    ``Data`` layers take their shape from the first row; ``MemoryData`` layers from ``memory_data_param``, and may resize.
+    ``Data`` layers take their shape from the first row; ``MemoryData`` layers from ``memory_data_param``, and may
+    resize.
     """
 
     @property
@@ -140,6 +141,10 @@ class ImageSource(Source):
                 if name in rows.schema.names:
                     rows = rows.set_column(rows.schema.get_field_index(name), name, self._interleaved(rows, name))
         return rows.replace_schema_metadata({"layout": "HWC"})
+
+    def is_slow(self, rows: pa.RecordBatch) -> bool:
+        """See :meth:`Source.is_slow`: copying raw pixels is not, decoding and resizing are."""
+        return bool(pc.any(rows.column("encoded")).as_py()) or bool(self.memory and self.options.get("resize"))
 
     def _interleaved(self, rows: pa.RecordBatch, name: str) -> pa.Array:
         column = rows.column(name)

@@ -1,7 +1,7 @@
 """Local LMDBs of Datum records, read in place.
 
-Keys give the order and the SampleID. An LMDB holds no row numbers: the index remembers the key of every so many rows, and
-reading starts from the nearest one.
+Keys give the order and the SampleID. An LMDB holds no row numbers: the index remembers the key of every so many rows,
+and reading starts from the nearest one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which rank reads which rows when: position is derived from the iteration, never stored.
 
 Without shuffling, epoch e gives rank r the r-th of N contiguous ranges of the rows in storage order. Sizes differ by
-one at most; the ``extra = rows mod N`` larger ranges go to ranks ``(e * extra + k) mod N`` for ``k < extra``, so over the
-epochs every rank gets them in turn and none runs ahead.
+one at most; the ``extra = rows mod N`` larger ranges go to ranks ``(e * extra + k) mod N`` for ``k < extra``, so over
+the epochs every rank gets them in turn and none runs ahead.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _CLASSES: dict[str, Opener] = {"LMDB": LmdbSource, "ImageDataFrame": ParquetSour
 #: Layer types that read rows from outside.
 DATA_LAYERS = ("Data", "MemoryData", "CoSData", "HDF5Data", *_LAYERS_NOT_YET)
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=type[Any])
 
 
 def register_source(name: str) -> Callable[[T], T]:
@@ -52,9 +52,15 @@ def register_source(name: str) -> Callable[[T], T]:
             )
         else:
             raise ConfigError(f'register_source("{name}"): {cls.__name__} is no Source and has no method frame()')
+        _USERS[name] = cls
         return cls
 
     return register
+
+
+def registered_sources() -> dict[str, type]:
+    """The user's own source classes by name."""
+    return dict(_USERS)
 
 
 def is_data_layer(layer: caffe_pb2.LayerParameter) -> bool:
@@ -117,8 +123,8 @@ def _by_class(layer: caffe_pb2.LayerParameter, where: str) -> Opener:
     opener = _CLASSES.get(name) or _CLASSES.get(short)
     if opener is None:
         raise ConfigError(
-            f"{where}: source_class {name!r} is not known.{did_you_mean(short, known)} A class of your own is made known "
-            "with cosdask.register_source",
+            f"{where}: source_class {name!r} is not known.{did_you_mean(short, known)} A class of your own is "
+            "made known with cosdask.register_source",
             layer=layer.name,
         )
     return opener

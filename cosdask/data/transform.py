@@ -1,7 +1,7 @@
-"""Caffe's data transformer in two halves: crops are cut where rows are decoded, arithmetic runs in the compiled step.
+"""Caffe's data transformer in two halves: crops where rows are decoded, arithmetic in the compiled step.
 
-Caffe's order is crop, mirror, mean, scale. A mean file is subtracted at the pixel's place before mirroring; so here mean
-comes first and mirror second, which gives the same values. Source: the rules of Caffe's ``DataTransformer``.
+Caffe's order is crop, mirror, mean, scale. A mean file is subtracted at the pixel's place before mirroring; so here
+mean comes first and mirror second, which gives the same values. Source: the rules of Caffe's ``DataTransformer``.
 """
 
 from __future__ import annotations

@@ -100,6 +100,10 @@ class ZippedSource(Source):
             columns += own.columns
         return pa.RecordBatch.from_arrays(columns, names)
 
+    def is_slow(self, rows: pa.RecordBatch) -> bool:
+        """See :meth:`Source.is_slow`."""
+        return any(source.is_slow(self._own(rows, number)) for number, source in enumerate(self.sources))
+
     def ids(self, rows: pa.RecordBatch) -> list[str]:
         """The first source's SampleIDs."""
         return self.sources[0].ids(self._own(rows, 0))
