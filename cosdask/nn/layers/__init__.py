@@ -26,3 +26,4 @@ from cosdask.nn.layers import recurrent as recurrent
 from cosdask.nn.layers import reduction as reduction
 from cosdask.nn.layers import selection as selection
 from cosdask.nn.layers import shaping as shaping
+from cosdask.nn.layers import spp as spp

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cosdask.nn.layer import Array, Layer, Weight, register
+from cosdask.nn.layers.ops import scale_channels
 from cosdask.proto import caffe_pb2
 
 
@@ -38,13 +39,18 @@ class _Elementwise(Layer):
         return [self.apply(bottoms[0])]
 
 
+def absolute(x: Array) -> Array:
+    """``|x|`` with a gradient of 0 where ``x`` is 0, where that of ``jnp.abs`` is 1."""
+    return x * lax.stop_gradient(jnp.sign(x))
+
+
 @register("AbsVal")
 class AbsVal(_Elementwise):
     """``y = |x|``; the gradient at 0 is 0."""
 
     def apply(self, x: Array) -> Array:
         """``|x|``."""
-        return jnp.abs(x)
+        return absolute(x)
 
 
 @register("BNLL")
@@ -177,10 +183,13 @@ class PReLU(Layer):
     def forward(self, weights: Sequence[Array], bottoms: Sequence[Array], rng: Array | None) -> list[Array]:
         """Scale the values that are not positive; bottom (N, H, W, C), or (N, C, ...) of another rank."""
         x, slope = bottoms[0], weights[0].astype(bottoms[0].dtype)
-        if not self.shared:
-            channel = x.ndim - 1 if x.ndim == 4 else 1
-            slope = lax.expand_dims(slope, [axis for axis in range(x.ndim) if axis != channel])
-        return [jnp.where(x > 0, x, slope * x)]
+        if self.shared:
+            scaled = slope * x
+        elif x.ndim in (2, 4):
+            scaled = scale_channels(x, slope)
+        else:
+            scaled = lax.expand_dims(slope, [axis for axis in range(x.ndim) if axis != 1]) * x
+        return [jnp.where(x > 0, x, scaled)]
 
 
 @register("Swish")
@@ -211,4 +220,4 @@ class Threshold(_Elementwise):
         return (x > self.threshold).astype(x.dtype)
 
 
-__all__ = ["BNLL", "ELU", "AbsVal", "Clip", "Exp", "Log", "PReLU", "Swish", "Threshold"]
+__all__ = ["BNLL", "ELU", "AbsVal", "Clip", "Exp", "Log", "PReLU", "Swish", "Threshold", "absolute"]

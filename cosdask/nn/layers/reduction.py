@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import jax.numpy as jnp
-
 from cosdask.nn.layer import Array, Layer, canonical_axis, register
+from cosdask.nn.layers.elementwise import absolute
 from cosdask.proto import caffe_pb2
 
 _OPERATIONS: dict[int, Callable[[Array, tuple[int, ...]], Array]] = {
     caffe_pb2.ReductionParameter.SUM: lambda x, axes: x.sum(axis=axes),
-    caffe_pb2.ReductionParameter.ASUM: lambda x, axes: jnp.abs(x).sum(axis=axes),
+    caffe_pb2.ReductionParameter.ASUM: lambda x, axes: absolute(x).sum(axis=axes),
     caffe_pb2.ReductionParameter.SUMSQ: lambda x, axes: (x * x).sum(axis=axes),
     caffe_pb2.ReductionParameter.MEAN: lambda x, axes: x.mean(axis=axes),
 }

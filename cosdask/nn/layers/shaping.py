@@ -9,6 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from cosdask.nn.layer import Array, Layer, Shape, canonical_axis, count, register
+from cosdask.nn.layers.ops import use_layout
+
+#: Caffe's axes (N, C, H, W) in the order of a channels-last blob
+_LAST = (0, 2, 3, 1)
 
 
 @register("Crop")
@@ -40,19 +44,23 @@ class Crop(Layer):
                 f"{cropped} axes from axis {start} on."
             )
         offsets = tuple(param.offset) if len(param.offset) == cropped else tuple(param.offset or (0,)) * cropped
-        self.starts = (0,) * start + offsets
+        starts = (0,) * start + offsets
         self.top_shapes = [shape[:start] + wanted[start : len(shape)]]
-        for axis, (first, size) in enumerate(zip(self.starts, self.top_shapes[0], strict=True)):
+        for axis, (first, size) in enumerate(zip(starts, self.top_shapes[0], strict=True)):
             if first + size > shape[axis]:
                 self.fail(
                     f"offset {first} plus size {size} on axis {axis} is beyond the bottom's {shape[axis]}; "
                     "make the offset or the second bottom smaller."
                 )
+        if len(shape) == 4:
+            use_layout(self, "last")
+        self.window = [(first, first + size) for first, size in zip(starts, self.top_shapes[0], strict=True)]
 
     def forward(self, weights: Sequence[Array], bottoms: Sequence[Array], rng: Array | None) -> list[Array]:
         """Cut the window out of the first bottom."""
-        limits = [first + size for first, size in zip(self.starts, self.top_shapes[0], strict=True)]
-        return [lax.slice(bottoms[0], self.starts, limits)]
+        order = _LAST if self.layout == "last" else range(len(self.window))
+        starts, ends = zip(*(self.window[axis] for axis in order), strict=True)
+        return [lax.slice(bottoms[0], starts, ends)]
 
 
 @register("Reshape")
@@ -141,6 +149,9 @@ class Slice(Layer):
         self.top_shapes = [
             (*shape[: self.axis], end - start, *shape[self.axis + 1 :]) for start, end in pairwise(self.cuts)
         ]
+        if len(shape) == 4:
+            use_layout(self, "last")
+            self.axis = _LAST.index(self.axis)
 
     def _cuts(self, size: int) -> list[int]:
         points, tops = list(self.param.slice_param.slice_point), len(self.param.top)
@@ -176,6 +187,9 @@ class Tile(Layer):
         if self.tiles < 1:
             self.fail(f"tiles (={self.tiles}) must be 1 or more.")
         self.top_shapes = [(*shape[: self.axis], shape[self.axis] * self.tiles, *shape[self.axis + 1 :])]
+        if len(shape) == 4:
+            use_layout(self, "last")
+            self.axis = _LAST.index(self.axis)
 
     def forward(self, weights: Sequence[Array], bottoms: Sequence[Array], rng: Array | None) -> list[Array]:
         """The copies, joined."""
