@@ -16,8 +16,8 @@ from packaging.utils import canonicalize_name
 _CONDA_NAMES = {"lmdb": "python-lmdb", "matplotlib": "matplotlib-base"}
 # Extras that conda's environment holds besides the dependencies.
 _CONDA_EXTRAS = ("demo", "notebooks")
-# Extras that `make demo` and `make test` install, so whose versions are pinned.
-_PINNED_EXTRAS = ("demo", "test", "dev")
+# Extras that the make targets install, so whose versions are pinned.
+_PINNED_EXTRAS = ("demo", "test", "dev", "bench")
 
 
 @pytest.fixture(scope="module")
