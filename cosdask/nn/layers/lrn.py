@@ -8,6 +8,7 @@ from operator import add
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cosdask.nn.layer import Array, Layer, register
@@ -21,7 +22,7 @@ _WIDEST_UNROLLED = 15
 def _neighbor_sum(values: Array, size: int) -> Array:
     """Sum over the ``size`` channels around each channel of ``(..., C)``; channels beyond the ends count as 0."""
     half, channels = (size - 1) // 2, values.shape[-1]
-    zero = jnp.zeros((), values.dtype)
+    zero = np.zeros((), values.dtype)
     if size > _WIDEST_UNROLLED:
         ones = (1,) * (values.ndim - 1)
         pads = ((0, 0),) * (values.ndim - 1) + ((half, half),)
@@ -71,7 +72,7 @@ def normalize_within(values: Array, size: int, alpha: float, beta: float) -> Arr
     The window's mean counts places beyond the image as 0, and Caffe leaves ``k`` out of this form.
     """
     half = (size - 1) // 2
-    zero = jnp.zeros((), values.dtype)
+    zero = np.zeros((), values.dtype)  # JAX recognizes a sum, and its gradient, by a start that is no traced value
     pads = ((0, 0), (half, half), (half, half), (0, 0))
     total = lax.reduce_window(values * values, zero, lax.add, (1, size, size, 1), (1, 1, 1, 1), pads)
     return values * _to_minus(1 + alpha / (size * size) * total, beta)

@@ -138,7 +138,8 @@ def _reduce(values: Array, windows: Windows, start: float, operation: Callable[[
     crop = values[:, : windows.reach[0] - windows.pad[0], : windows.reach[1] - windows.pad[1]]
     pads = ((0, 0), *windows.pads, (0, 0))
     kernel, stride = (1, *windows.kernel, 1), (1, *windows.stride, 1)
-    return lax.reduce_window(crop, jnp.asarray(start, values.dtype), operation, kernel, stride, pads)
+    # a start that is no traced value: JAX recognizes the operation, and its gradient, by it
+    return lax.reduce_window(crop, np.asarray(start, values.dtype), operation, kernel, stride, pads)
 
 
 def max_pool(values: Array, windows: Windows) -> Array:
