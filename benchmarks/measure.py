@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +37,11 @@ def time_steps(step: Callable[[int], Any], steps: int, chunk: int, warmup: int) 
         step(chunk)
         seconds.append((time.perf_counter() - start) / chunk)
     return seconds
+
+
+def cores() -> int:
+    """CPU cores this process may use; asked here, so that the other side need not load cosdask and JAX."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

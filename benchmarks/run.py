@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import CASES, Case
-from cosdask.device import cpu_count
+from benchmarks.measure import cores
 
 _ROOT = Path(__file__).resolve().parents[1]
 _RESULTS = Path(__file__).resolve().parent / "results"
@@ -104,7 +104,7 @@ def run_case(case: Case, repetitions: int, deadline: float) -> dict[str, Any]:
 def machine_facts() -> dict[str, Any]:
     """The machine that the figures belong to."""
     return {
-        "cores": cpu_count(),
+        "cores": cores(),
         "cpu": cpu_model(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

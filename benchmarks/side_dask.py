@@ -13,8 +13,7 @@ import distributed
 import cosdask
 from benchmarks.cases import side_arguments
 from benchmarks.inputs import write_inputs
-from benchmarks.measure import report
-from cosdask.device import cpu_count
+from benchmarks.measure import cores, report
 
 
 def progress_times(folder: Path) -> Iterator[tuple[int, float]]:
@@ -56,7 +55,7 @@ def main() -> None:
         ):
             cosdask.CaffeOnDask(client, config).train()
         times = list(progress_times(model.with_suffix(".run")))
-        report(seconds_a_step(times, options.warmup), threads=cpu_count())
+        report(seconds_a_step(times, options.warmup), threads=cores())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from pathlib import Path
 import cosdask
 from benchmarks.cases import side_arguments
 from benchmarks.inputs import write_inputs
-from benchmarks.measure import report, time_steps
-from cosdask.device import cpu_count
+from benchmarks.measure import cores, report, time_steps
 
 
 def main() -> None:
@@ -17,15 +16,15 @@ def main() -> None:
     options = side_arguments("steps of cosdask.Solver")
     with tempfile.TemporaryDirectory() as folder:
         path = write_inputs(options.net, Path(folder), options.batch, options.warmup + options.steps)
-        solver = cosdask.Solver(str(path))
+        with cosdask.Solver(str(path)) as solver:
 
-        def step(count: int) -> None:
-            solver.step(count)
-            # The loss of the last iteration is there only when the device has finished it.
-            float(solver.loss)
+            def step(count: int) -> None:
+                solver.step(count)
+                # The loss of the last iteration is there only when the device has finished it.
+                float(solver.loss)
 
-        seconds = time_steps(step, options.steps, options.chunk, options.warmup)
-        report(seconds, threads=cpu_count(), loss=float(solver.loss))
+            seconds = time_steps(step, options.steps, options.chunk, options.warmup)
+            report(seconds, threads=cores(), loss=float(solver.loss))
 
 
 if __name__ == "__main__":

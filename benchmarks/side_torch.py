@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.cases import side_arguments
-from benchmarks.measure import report, time_steps
-from cosdask.device import cpu_count
+from benchmarks.measure import cores, report, time_steps
 
 
 def lenet() -> tuple[Any, tuple[int, int, int]]:
@@ -52,7 +51,7 @@ def caffenet() -> tuple[Any, tuple[int, int, int]]:
 def main() -> None:
     """Measure and print."""
     options = side_arguments("steps of the same net in PyTorch")
-    torch.set_num_threads(cpu_count())
+    torch.set_num_threads(cores())
     torch.manual_seed(1)
     net, shape = {"lenet": lenet, "caffenet": caffenet}[options.net]()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
@@ -66,7 +65,7 @@ def main() -> None:
             loss = F.cross_entropy(net(images), labels)
             loss.backward()
             optimizer.step()
-            losses[0] = float(loss)
+            losses[0] = float(loss.detach())
 
     seconds = time_steps(step, options.steps, options.chunk, options.warmup)
     report(seconds, threads=torch.get_num_threads(), loss=losses[0])
