@@ -130,6 +130,41 @@ def register(*names: str) -> Callable[[LayerClass], LayerClass]:
     return add
 
 
+_USERS: dict[str, type[Layer]] = {}
+
+
+def register_layer(name: str) -> Callable[[LayerClass], LayerClass]:
+    """Class decorator for layer types of the user's own; ranks on workers get them too.
+
+    Args:
+        name: the ``type`` that prototxts use; a type of Caffe's is replaced in this session.
+
+    Example:
+        >>> @register_layer("Double")
+        ... class Double(Layer):
+        ...     layout = "any"
+        ...
+        ...     def setup(self):
+        ...         self.top_shapes = [self.bottom_shapes[0]]
+        ...
+        ...     def forward(self, weights, bottoms, rng):
+        ...         return [2 * bottoms[0]]
+    """
+
+    def add(cls: LayerClass) -> LayerClass:
+        if not (isinstance(cls, type) and issubclass(cls, Layer)):
+            raise NetError(f'register_layer("{name}") wants a subclass of cosdask.nn.Layer, not {cls!r}.')
+        _USERS[name] = cls
+        return register(name)(cls)
+
+    return add
+
+
+def registered_layers() -> dict[str, type[Layer]]:
+    """The user's own layer types by name."""
+    return dict(_USERS)
+
+
 def make_layer(param: caffe_pb2.LayerParameter, bottoms: Sequence[Shape], phase: str) -> Layer:
     """Build the layer a prototxt message asks for.
 
@@ -181,4 +216,6 @@ __all__ = [
     "count",
     "make_layer",
     "register",
+    "register_layer",
+    "registered_layers",
 ]

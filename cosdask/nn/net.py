@@ -18,7 +18,7 @@ from cosdask.nn.execute import Outcome, Params, check_inputs, from_caffe, run_gr
 from cosdask.nn.fillers import fill
 from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, needed_layers, output_blobs
 from cosdask.nn.layer import REGISTRY, Array, Shape
-from cosdask.nn.weights import load_weights, save_weights
+from cosdask.nn.weights import load_weights, save_weights, weights_of
 from cosdask.proto import caffe_pb2, filter_net, parse_net, read_net, to_text, upgrade_net
 from cosdask.storage import parent
 
@@ -79,6 +79,8 @@ class Net:
         self._graphs: dict[Any, Graph] = {}
         self._compiled: dict[Any, Any] = {}
         self._params: Params | None = None
+        #: path and SHA-256 of the weights file that the current weights are, where they are one's
+        self.weights_place: tuple[str, str] | None = None
         for path in [weights] if isinstance(weights, str | os.PathLike) else weights or ():
             self.load(path)
 
@@ -140,7 +142,7 @@ class Net:
 
     @params.setter
     def params(self, params: Params) -> None:
-        self._params = params
+        self._params, self.weights_place = params, None
 
     def init(self, seed: int | None = None) -> Params:
         """Weights drawn by the fillers; the same for the same seed on every machine."""
@@ -199,7 +201,15 @@ class Net:
             WeightsError: for blobs whose number or shape differs, and for a file that is none.
         """
         wanted = {node.key: node.weights for node in self.graph.nodes if node.weights}
-        self.params = self.from_blobs(load_weights(os.fspath(path), wanted))
+        blobs = load_weights(os.fspath(path), wanted)
+        self.params = self.from_blobs(blobs)
+        if len(blobs) == len(wanted):
+            self.weights_place = (os.fspath(path), partition.hash_of(path))
+
+    def load_message(self, message: caffe_pb2.NetParameter) -> None:
+        """Copy weights by layer name from a ``NetParameter`` that holds blobs."""
+        wanted = {node.key: node.weights for node in self.graph.nodes if node.weights}
+        self.params = self.from_blobs(weights_of(message, wanted, "<message>"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as ``.caffemodel``, or as HDF5 where the name ends in ``.h5``."""

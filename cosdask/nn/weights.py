@@ -80,7 +80,11 @@ def to_binary(message: caffe_pb2.NetParameter, blobs: Blobs) -> bytes:
 
 
 def _load_binary(path: str, wanted: Mapping[str, Sequence[Shape]]) -> Blobs:
-    message = upgrade_net(read_binary(path, caffe_pb2.NetParameter()))
+    return weights_of(upgrade_net(read_binary(path, caffe_pb2.NetParameter())), wanted, path)
+
+
+def weights_of(message: caffe_pb2.NetParameter, wanted: Mapping[str, Sequence[WeightRef]], path: str) -> Blobs:
+    """The blobs of the layers that both a message and the net have; ``path`` names the message in errors."""
     if not message.layer:
         raise WeightsError(f"{path}: holds no layers; is it a caffemodel?", path=path)
     found: dict[str, list[np.ndarray | None]] = {}

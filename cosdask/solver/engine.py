@@ -131,7 +131,7 @@ class Engine:
         for path in (self.settings.weights or ",".join(self.param.weights)).split(","):
             if path.strip():
                 self.net.load(path.strip())
-        return self.step_functions.start(self.net.params)
+        return self._place(self.step_functions.start(self.net.params))
 
     def _restored(self, path: str, weights: str | None = None) -> State:
         saved = read_state(path)
@@ -139,7 +139,11 @@ class Engine:
         slots = self.step_functions.rule.slots
         history = history_from_blobs(self.net, saved.history, slots, path)
         self.iteration = saved.iteration
-        return State(self.net.params, history)
+        return self._place(State(self.net.params, history))
+
+    def _place(self, state: State) -> State:
+        """Bring a state to where the compiled step wants it."""
+        return state
 
     def restore(self, path: str) -> None:
         """Go on from a solver state: weights, history, iteration, and the data position that belongs to it."""
@@ -150,11 +154,15 @@ class Engine:
 
     def snapshot(self) -> tuple[str, str]:
         """Write a snapshot pair where ``snapshot_prefix`` says; returns the paths of model and state."""
-        prefix = snapshot_prefix(self.param, self.settings.path)
-        names = snapshot_names(prefix, self.iteration, self.param.snapshot_format)
+        names = self.snapshot_names()
         self.sync_net()
         write_snapshot(self.net, self.state.history, self.iteration, policy_step(self.param, self.iteration), names)
         return names
+
+    def snapshot_names(self) -> tuple[str, str]:
+        """Paths of this iteration's snapshot pair."""
+        prefix = snapshot_prefix(self.param, self.settings.path)
+        return snapshot_names(prefix, self.iteration, self.param.snapshot_format)
 
     def sync_net(self) -> Net:
         """The train net with the current weights."""

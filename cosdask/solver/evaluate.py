@@ -65,6 +65,14 @@ class Evaluator:
         blobs, _ = self.net.apply(params, inputs, rng)
         return {name: blob if self._axes[name] is None else blob.mean(self._axes[name]) for name, blob in blobs.items()}
 
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each output's mean: the blob's, without its batch axis."""
+        shapes = {}
+        for name, axis in self._axes.items():
+            shape = self.net.blob_shapes[name]
+            shapes[name] = shape if axis is None else shape[:axis] + shape[axis + 1 :]
+        return shapes
+
     def totals(self, params: Params, segments: Iterable[Segment]) -> Totals:
         """Evaluate the rows of the segments."""
         totals = Totals()

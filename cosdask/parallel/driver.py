@@ -1,0 +1,277 @@
+"""CaffeOnSpark's four verbs on any Dask cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import pandas as pd
+from distributed import Client, get_client
+
+from cosdask.config import Config
+from cosdask.errors import ConfigError
+from cosdask.events import Event, Restarted, from_dict
+from cosdask.nn.net import Net
+from cosdask.parallel import evaluate, features, prepare
+from cosdask.parallel.generation import Generation
+from cosdask.parallel.group import Member, check_data, wait_for_members
+from cosdask.parallel.job import Job
+from cosdask.parallel.plugins import dump_plugins
+from cosdask.parallel.results import Record, TrainResult
+from cosdask.parallel.snapshots import newest_whole
+from cosdask.parallel.sources import source_spec
+from cosdask.proto import caffe_pb2, read_solver, to_text
+from cosdask.solver import solver_seed
+from cosdask.storage import RunFolder, run_folder_for
+from cosdask.view import Consumer, default_consumers
+
+Result = TypeVar("Result")
+#: generations without progress after which a run ends
+FRUITLESS = 3
+
+
+class CaffeOnDask:
+    """Trains, tests and extracts features on a Dask cluster.
+
+    Args:
+        client: any ``distributed.Client``, synchronous or not; None: the current one. With an asynchronous client the
+            verbs return awaitables.
+        config: what to do; see :class:`cosdask.Config`.
+        consumers: what is told of the training (:mod:`cosdask.view`); default: a progress bar where a person looks
+            on, Caffe's log lines elsewhere.
+
+    Raises:
+        ConfigError: no config, or no client where none is current.
+    """
+
+    def __init__(
+        self,
+        client: Client | None = None,
+        config: Config | None = None,
+        consumers: Sequence[Consumer] | None = None,
+    ) -> None:
+        if isinstance(client, Config):
+            client, config = None, client
+        if config is None:
+            raise ConfigError("CaffeOnDask needs a config: CaffeOnDask(client, cosdask.Config(conf=..., model=...))")
+        self.config = config
+        self._consumers = consumers
+        try:
+            self.client: Client = client if client is not None else get_client()
+        except ValueError as error:
+            raise ConfigError(
+                "no Dask client: pass one, or make one first, as in Client(cosdask.LocalCluster())."
+            ) from error
+
+    def train(self, source: Any = None) -> TrainResult:
+        """Train to the solver's ``max_iter``; the model goes to ``config.model``, its run folder beside it.
+
+        Args:
+            source: rows to train on instead of those the net names: a path, a ``Source``, or a dask dataframe.
+
+        Raises:
+            ConfigError, ProtoError, NetError, DataError, StorageError: before anything is started.
+            RankError, GroupError, DeadlineError: where the group failed; the message names rank and host.
+        """
+        return self._call(lambda client: self._train(client, source, None, validate=False))
+
+    def train_with_validation(self, train_source: Any = None, validation_source: Any = None) -> pd.DataFrame:
+        """Train, testing every ``test_interval`` iterations and at the end.
+
+        Returns:
+            A row a validation: ``iteration``, then a float column an output of the TEST net.
+        """
+        run = self._call(lambda client: self._train(client, train_source, validation_source, validate=True))
+        return _then(run, lambda result: result.validation)
+
+    def test(self, source: Any = None) -> dict[str, Any]:
+        """The TEST net's outputs, averaged over every row of its source once, whatever ``test_iter`` says."""
+        return self._call(lambda client: self._test(client, source))
+
+    def features(self, source: Any = None, blobs: Sequence[str] | None = None) -> Any:
+        """Blobs of the TEST net for every row, as a lazy dask dataframe.
+
+        Args:
+            source: rows instead of those the net names: a path, a ``Source``, or a dask dataframe.
+            blobs: names of blobs; default: ``config.features``.
+
+        Returns:
+            ``SampleID``, a column a blob in the order given, and ``config.label`` last where it is set; cells are
+            1-D float32.
+        """
+        return self._call(lambda client: self._features(client, source, blobs))
+
+    # -- the work ----------------------------------------------------------------------------------------------------
+
+    def _call(self, function: Callable[[Client], Result]) -> Any:
+        """Run with a synchronous client: at once, or for an asynchronous one in a thread, as an awaitable."""
+        if not self.client.asynchronous:
+            return function(self.client)
+
+        def apart() -> Result:
+            address, security = self.client.scheduler.address, self.client.security
+            with Client(address, security=security, set_as_default=False) as client:
+                return function(client)
+
+        return asyncio.to_thread(apart)
+
+    def _solver(self) -> caffe_pb2.SolverParameter:
+        return read_solver(self.config.conf)
+
+    def _train(self, client: Client, source: Any, validation: Any, validate: bool) -> TrainResult:
+        config = self.config
+        config.check("train")
+        param = prepare.self_contained(self._solver(), config.conf, config.model)
+        param.random_seed = solver_seed(param, config.seed)
+        if not validate:
+            param.test_interval = 0
+        members = wait_for_members(client, config.clusterSize, config.min_workers, config.worker_deadline)
+        job = self._job(client, param, members, source, validation, validate)
+        folder = RunFolder(run_folder_for(job.model))
+        folder.write_run(_run_description(config, job, members))
+        record = Record()
+        consumers = [record, *(default_consumers(config.progress) if self._consumers is None else self._consumers)]
+        with _Subscription(client, job.topic, consumers):
+            self._generations(client, job, members, folder, consumers, record)
+        return record.result(job.solver, job.model, folder.url)
+
+    def _job(
+        self, client: Client, param: Any, members: list[Member], source: Any, validation: Any, validate: bool
+    ) -> Job:
+        """Everything the ranks need; what is wrong with nets or data is raised here, before they start."""
+        config = self.config
+        solver = to_text(param)
+        given = None if source is None else source_spec(client, source, solver, "TRAIN", members)
+        found = client.submit(
+            prepare.inspect_training, solver, given, validate and validation is None, pure=False
+        ).result()
+        tests = found["tests"]
+        if validate and validation is not None:
+            tests = [source_spec(client, validation, solver, "TEST", members)]
+        check_data(client, members, [found["source"], *tests], config.worker_deadline)
+        weights = ",".join(prepare.absolute(path.strip()) for path in config.weights.split(",") if path.strip())
+        return Job(
+            run_id=uuid.uuid4().hex[:12],
+            solver=solver,
+            source=found["source"],
+            test_sources=tests,
+            model=prepare.absolute(config.model),
+            seed=param.random_seed,
+            world=len(members),
+            members=[member.as_dict() for member in members],
+            threads=[config.threads or member.threads for member in members],
+            weights=weights,
+            snapshot=prepare.absolute(self._resume_from() if config.resume else config.snapshot),
+            validate=validate and bool(tests),
+            devices=config.devices,
+            deadline=config.worker_deadline,
+            plugins=dump_plugins(),
+        )
+
+    def _resume_from(self) -> str:
+        folder = RunFolder(run_folder_for(self.config.model))
+        found, problems = newest_whole(folder)
+        if found is None:
+            raise ConfigError(f"--resume: {folder.url} holds no whole snapshot. {' '.join(problems)}")
+        return found["state"]
+
+    def _generations(
+        self,
+        client: Client,
+        job: Job,
+        members: list[Member],
+        folder: RunFolder,
+        consumers: list[Any],
+        record: Record,
+    ) -> None:
+        """Run the job to its end; errors end it."""
+        Generation(client, job, members).run()
+
+    def _test(self, client: Client, source: Any) -> dict[str, Any]:
+        self.config.check("test")
+        return evaluate.test(client, self._evaluation(client, source))
+
+    def _features(self, client: Client, source: Any, blobs: Sequence[str] | None) -> Any:
+        self.config.check("features")
+        names = list(blobs or self.config.features)
+        if not names:
+            raise ConfigError("no blobs to extract: give their names with -features, or blobs=[...]", option="features")
+        if self.config.label and self.config.label not in names:
+            names.append(self.config.label)
+        return features.features(self._evaluation(client, source), names)
+
+    def _evaluation(self, client: Client, source: Any) -> evaluate.Evaluation:
+        config = self.config
+        param = prepare.self_contained(self._solver(), config.conf, "")
+        members = wait_for_members(client, config.clusterSize, config.min_workers, config.worker_deadline)
+        solver = to_text(param)
+        spec = source_spec(client, source, solver, "TEST", members)
+        return evaluate.Evaluation(solver, prepare.absolute(config.model), spec, members)
+
+
+def _then(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply a function to a value, or to what an awaitable will give."""
+    if not asyncio.iscoroutine(value):
+        return function(value)
+
+    async def later() -> Any:
+        return function(await value)
+
+    return later()
+
+
+class _Subscription:
+    """Hands a run's events to the consumers while it runs."""
+
+    def __init__(self, client: Client, topic: str, consumers: list[Any]) -> None:
+        self._client, self._topic, self._consumers = client, topic, consumers
+
+    def __enter__(self) -> None:
+        self._client.subscribe_topic(self._topic, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        self._client.unsubscribe_topic(self._topic)
+        for consumer in self._consumers:
+            consumer.close()
+
+    def _handle(self, message: Any) -> None:
+        _, record = message
+        tell(self._consumers, from_dict(record))
+
+
+def tell(consumers: list[Any], event: Event) -> None:
+    """Hand an event to every consumer."""
+    for consumer in consumers:
+        consumer.handle(event)
+
+
+def _run_description(config: Config, job: Job, members: list[Member]) -> dict[str, Any]:
+    """What ``run.json`` holds: all that resuming and reporting need."""
+    import importlib.metadata
+
+    import jax
+
+    return {
+        "run_id": job.run_id,
+        "config": config.to_dict(),
+        "seed": job.seed,
+        "ranks": job.members,
+        "threads": job.threads,
+        "shuffle": config.shuffle,
+        "rows": sum(block[0] for block in job.source["index"]["blocks"]) if "index" in job.source else None,
+        "source": job.source,
+        "solver": job.solver,
+        "versions": {"cosdask": _version(importlib.metadata), "jax": jax.__version__},
+    }
+
+
+def _version(metadata: Any) -> str:
+    try:
+        return str(metadata.version("cosdask"))
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+__all__ = ["CaffeOnDask", "Net", "Restarted", "TrainResult"]

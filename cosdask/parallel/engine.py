@@ -1,0 +1,187 @@
+"""A rank's part of a training: its own batches, and one average with all the others in every step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cosdask import device
+from cosdask.nn.execute import Params
+from cosdask.solver.engine import Engine, Test
+from cosdask.solver.evaluate import Totals
+from cosdask.solver.step import Gradient, Raw, State, add_gradients
+
+AXIS = "data"
+#: gradients of fewer numbers than this travel together in one buffer
+SMALL = 1 << 16
+
+
+class GroupEngine(Engine):
+    """An :class:`~cosdask.solver.Engine` over all devices of all processes of the group.
+
+    Args:
+        mesh: all devices, in rank order, as one axis named ``"data"``.
+        process: number of this process; process 0 writes the snapshots.
+        arguments and keywords: as of :class:`~cosdask.solver.Engine`, ``settings.ranks`` being this process's.
+    """
+
+    def __init__(self, mesh: Mesh, process: int, *arguments: Any, **keywords: Any) -> None:
+        self.mesh, self.process = mesh, process
+        self._sharded = NamedSharding(mesh, P(AXIS))
+        self._replicated = NamedSharding(mesh, P())
+        self._stop_asked = False
+        self._stops: deque[Any] = deque()
+        super().__init__(*arguments, **keywords)
+
+    # -- placing arrays ----------------------------------------------------------------------------------------------
+
+    def _place(self, state: State) -> State:
+        return jax.tree.map(self._everywhere, state)
+
+    def _everywhere(self, value: Any) -> jax.Array:
+        return jax.make_array_from_process_local_data(self._replicated, np.asarray(value))
+
+    def _split(self, values: list[Any]) -> jax.Array:
+        """One array over all ranks from this process's parts, a part a local device."""
+        whole = values[0] if len(values) == 1 else np.concatenate(values)
+        return jax.make_array_from_process_local_data(self._sharded, whole)
+
+    def _global(self, raws: list[Raw]) -> dict[str, jax.Array]:
+        return {name: self._split([raw[name] for raw in raws]) for name in raws[0]}
+
+    # -- stepping ----------------------------------------------------------------------------------------------------
+
+    def _compile(self) -> None:
+        functions, iter_size = self.step_functions, self.param.iter_size
+        summed = {name for name in self.net.outputs if self.net.batch_axis(name) is None}
+
+        def gradient(params: Params, raw: Raw, batch: Any) -> Gradient:
+            found = functions.gradient(params, raw, batch, lax.axis_index(AXIS).astype(jnp.uint32))
+            return found._replace(outputs={name: found.outputs[name] for name in found.outputs if name in summed})
+
+        def finish(state: State, found: Gradient, rate: Any, step: Any, stop: Any) -> tuple[State, Any, Any, Any]:
+            mean, stops = average((found, stop.sum().astype(jnp.float32)), self.mesh.size)
+            after = functions.update(state, mean, rate, step)
+            return after, mean.loss / jnp.float32(iter_size), mean.outputs, stops
+
+        def fused(state: State, raw: Raw, batch: Any, rate: Any, step: Any, stop: Any) -> Any:
+            return finish(state, gradient(state.params, raw, batch), rate, step, stop)
+
+        def first(params: Params, raw: Raw, batch: Any) -> Gradient:
+            return _stacked(gradient(params, raw, batch))
+
+        def more(params: Params, total: Gradient, raw: Raw, batch: Any) -> Gradient:
+            before = _unstacked(total)
+            return _stacked(add_gradients(before, gradient({**params, **before.sums}, raw, batch)))
+
+        def last(state: State, total: Gradient, rate: Any, step: Any, stop: Any) -> Any:
+            return finish(state, _unstacked(total), rate, step, stop)
+
+        whole, split = P(), P(AXIS)
+        self._group_fused = self._mapped(fused, (whole, split, whole, whole, whole, split), whole, [0])
+        self._group_first = self._mapped(first, (whole, split, whole), split, [])
+        self._group_more = self._mapped(more, (whole, split, split, whole), split, [1])
+        self._group_last = self._mapped(last, (whole, split, whole, whole, split), whole, [0, 1])
+        self._sum = self._mapped(lambda values: lax.psum(values, AXIS)[0], (split,), whole, [])
+
+    def _mapped(self, function: Callable[..., Any], inputs: Any, outputs: Any, donate: list[int]) -> Any:
+        mapped = jax.shard_map(function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+        return device.compile_function(mapped, donate=donate)
+
+    def _advance(self, batches: list[list[Raw]], rate: Any, step: Any) -> tuple[State, Any, Any]:
+        count = self.param.iter_size
+        first = self.iteration * count
+        stop = self._split([np.array([self._stop_asked], np.float32)] * len(batches))
+        raws = [self._global([rank[i] for rank in batches]) for i in range(count)]
+        if count == 1:
+            done = self._group_fused(self.state, raws[0], np.uint32(first), rate, step, stop)
+        else:
+            total = self._group_first(self.state.params, raws[0], np.uint32(first))
+            for offset in range(1, count):
+                total = self._group_more(self.state.params, total, raws[offset], np.uint32(first + offset))
+            done = self._group_last(self.state, total, rate, step, stop)
+        state, loss, outputs, stops = done
+        self._stops.append(stops)
+        return state, loss, outputs
+
+    def ask_to_stop(self) -> None:
+        """Ask the whole group to end; it does so together within two iterations."""
+        self._stop_asked = True
+
+    def stop_requested(self) -> bool:
+        """Whether any rank asked to stop, as all ranks know it from the step before the last.
+
+        Every rank reads the same number for the same step, so all end after the same iteration; reading one step
+        late keeps the device busy.
+        """
+        if len(self._stops) < 2:
+            return False
+        return bool(np.asarray(self._stops.popleft()) > 0)
+
+    # -- testing and snapshots ---------------------------------------------------------------------------------------
+
+    def snapshot(self) -> tuple[str, str]:
+        """Process 0 writes the pair; the others only name it."""
+        return super().snapshot() if self.process == 0 else self.snapshot_names()
+
+    def test_params(self) -> Params:
+        """This process's own copy of the weights, so that testing needs nobody else."""
+        return {key: value.addressable_data(0) for key, value in self.state.params.items()}
+
+    def _test_share(self) -> tuple[int, int]:
+        return jax.process_count(), jax.process_index()
+
+    def _combine(self, test: Test, totals: Totals) -> Totals:
+        """Add up all processes' totals, in pairs of float32 that together carry what float64 would."""
+        shapes = test.evaluator.output_shapes()
+        sums = [np.ravel(totals.sums.get(name, np.zeros(shape))) for name, shape in shapes.items()]
+        mine = np.concatenate([np.array([totals.rows], np.float64), *sums])
+        high = mine.astype(np.float32)
+        pair = np.stack([high, (mine - high).astype(np.float32)])[None]
+        others = np.zeros_like(pair)
+        local = [pair] + [others] * (len(self.settings.ranks) - 1)
+        high, low = np.asarray(self._sum(self._split(local))).astype(np.float64)
+        return _totals(high + low, shapes)
+
+
+def average(tree: Any, world: int) -> Any:
+    """The mean over all ranks of every array of a tree: large ones by themselves, small ones in one buffer."""
+    if world == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    small = [leaf for leaf in leaves if leaf.size < SMALL]
+    buffer = lax.pmean(jnp.concatenate([leaf.ravel() for leaf in small]), AXIS) if small else None
+    done, place = [], 0
+    for leaf in leaves:
+        if leaf.size >= SMALL or buffer is None:
+            done.append(lax.pmean(leaf, AXIS))
+        else:
+            done.append(lax.slice(buffer, (place,), (place + leaf.size,)).reshape(leaf.shape))
+            place += leaf.size
+    return jax.tree.unflatten(structure, done)
+
+
+def _stacked(tree: Any) -> Any:
+    """Give every array an axis for the rank, so that each rank keeps its own."""
+    return jax.tree.map(lambda value: value[None], tree)
+
+
+def _unstacked(tree: Any) -> Any:
+    return jax.tree.map(lambda value: value[0], tree)
+
+
+def _totals(values: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> Totals:
+    sums, place = {}, 1
+    for name, shape in shapes.items():
+        size = int(np.prod(shape, dtype=int))
+        sums[name] = values[place : place + size].reshape(shape)
+        place += size
+    return Totals(rows=round(values[0]), sums=sums)

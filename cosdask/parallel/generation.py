@@ -1,0 +1,142 @@
+"""One group of ranks, from its start to its end, as the client sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from distributed import Client, Future
+from distributed.client import wait as wait_futures
+
+from cosdask.errors import CosdaskError, DeadlineError, GroupError
+from cosdask.parallel import link
+from cosdask.parallel.group import Member, meeting_point, workers_of
+from cosdask.parallel.job import Job
+
+#: seconds between two signs of life from the driver to the workers
+TOUCH = 5.0
+#: seconds that ranks have to end after they were asked to
+STOPPING = 60.0
+
+
+class Generation:
+    """Starts a job's ranks, waits for them, and ends them all on the first sign that one is lost."""
+
+    def __init__(self, client: Client, job: Job, members: list[Member]) -> None:
+        self.client, self.members = client, members
+        coordinator = meeting_point(client, members, job.deadline) if job.world > 1 else ""
+        self.job = replace(job, coordinator=coordinator)
+        self._futures: list[Future] = []
+        self._touched = time.monotonic()
+
+    def run(self) -> list[dict[str, Any]]:
+        """Run to the end: the ranks' results, by rank.
+
+        Raises:
+            RankError and other CosdaskErrors: a rank ended with an error that would come again.
+            GroupError: with ``died`` in its places: a rank or a worker was lost, and another group may do better.
+            KeyboardInterrupt: after the ranks have written a snapshot and ended.
+        """
+        try:
+            self._start()
+            return self._wait()
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        except BaseException:
+            self._end_all()
+            raise
+        finally:
+            for future in self._futures:
+                future.release()
+
+    def _start(self) -> None:
+        text = self.job.to_json()
+        for rank, member in enumerate(self.members):
+            # allow_other_workers: a task that waits for a worker that never comes back would hang; on another worker
+            # it fails at once, by the address it was sent to
+            key = f"cosdask-rank-{rank}-{self.job.run_id}-{self.job.generation}"
+            future = self.client.submit(
+                link.run_rank, text, rank, key=key, workers=[member.address], allow_other_workers=True, pure=False, retries=0
+            )
+            self._futures.append(future)
+
+    def _wait(self) -> list[dict[str, Any]]:
+        while True:
+            self._look()
+            if all(future.done() for future in self._futures):
+                return [future.result() for future in self._futures]
+
+    def _look(self) -> None:
+        """Wait a moment, then raise what has gone wrong since."""
+        pending = [future for future in self._futures if not future.done()]
+        if pending:
+            with contextlib.suppress(TimeoutError):
+                wait_futures(pending, timeout=0.25, return_when="FIRST_COMPLETED")
+        if any(future.status in ("error", "cancelled", "lost") for future in self._futures):
+            raise self._gather_error()
+        now = time.monotonic()
+        if now - self._touched > TOUCH:
+            self._touched = now
+            self._check_workers()
+            self._everywhere(link.touch)
+
+    def _check_workers(self) -> None:
+        there = workers_of(self.client)
+        for rank, member in enumerate(self.members):
+            if member.address not in there and not self._futures[rank].done():
+                raise GroupError(
+                    f"rank {rank}: worker {member.worker} at {member.host} is gone.", died=True, rank=rank, host=member.host
+                )
+
+    def _gather_error(self) -> BaseException:
+        """The most telling of the ranks' errors: one rank's own error ends the others, whose ends say little."""
+        self._end_all()
+        found = []
+        for future in self._futures:
+            if future.status == "error":
+                found.append(future.exception())
+        telling = [error for error in found if not _is_death(error)]
+        if telling:
+            return telling[0]
+        if found and isinstance(found[0], CosdaskError):
+            first = found[0]
+            return GroupError(first.message, **{**first.where, "died": True})
+        return GroupError("a rank's task was lost with its worker.", died=True)
+
+    def _stop(self) -> None:
+        """Ask the ranks to snapshot and end, and wait for it."""
+        self._everywhere(link.stop_rank)
+        until = time.monotonic() + STOPPING
+        while not all(future.done() for future in self._futures):
+            left = until - time.monotonic()
+            if left <= 0:
+                self._end_all()
+                raise DeadlineError(f"the ranks did not end within {STOPPING:.0f} s of being asked to; they were killed.")
+            with contextlib.suppress(TimeoutError):
+                wait_futures(self._futures, timeout=min(left, 1.0))
+
+    def _end_all(self) -> None:
+        """End every rank at once."""
+        self._everywhere(link.kill_rank)
+        with contextlib.suppress(TimeoutError):
+            wait_futures(self._futures, timeout=5.0)
+        self.client.cancel(self._futures, force=True)
+
+    def _everywhere(self, function: Callable[[str], Any]) -> None:
+        """Call a function of :mod:`cosdask.parallel.link` on the workers that are still there."""
+        there = workers_of(self.client)
+        addresses = [member.address for member in self.members if member.address in there]
+        if addresses:
+            # a worker that dies meanwhile answers with an error, which the futures tell better
+            self.client.run(function, self.job.run_id, workers=addresses, on_error="ignore")
+
+
+def _is_death(error: BaseException | None) -> bool:
+    """Whether an error says that a process or worker was lost, rather than what was wrong."""
+    if not isinstance(error, CosdaskError):
+        return type(error).__name__ in ("KilledWorker", "CancelledError", "CommClosedError")
+    return type(error) is GroupError or bool(error.where.get("died"))

@@ -1,0 +1,111 @@
+"""Which workers take part in a run, with which ranks, and where they meet."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client
+
+from cosdask.errors import DataError, DeadlineError, GroupError
+from cosdask.parallel import link
+from cosdask.parallel.prepare import check_visible
+
+
+@dataclass(frozen=True)
+class Member:
+    """A worker and what it brings."""
+
+    address: str
+    worker: str
+    host: str
+    threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a job."""
+        return {"address": self.address, "worker": self.worker, "host": self.host}
+
+
+def workers_of(client: Client) -> dict[str, Any]:
+    """The scheduler's records of its workers, by address."""
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def wait_for_members(client: Client, wanted: int | None, least: int | None, deadline: float) -> list[Member]:
+    """The workers to use, in rank order: sorted by name, so that results do not depend on who came first.
+
+    Args:
+        client: connected to the cluster.
+        wanted: how many to use; None: all that are there.
+        least: how many are enough when the deadline comes; default: all that are wanted.
+        deadline: seconds to wait.
+
+    Raises:
+        DeadlineError: too few came.
+    """
+    needed = wanted or least or 1
+    until = time.monotonic() + deadline
+    while True:
+        found = workers_of(client)
+        if len(found) >= needed:
+            break
+        left = until - time.monotonic()
+        if left <= 0:
+            if found and len(found) >= (least or needed):
+                break
+            raise DeadlineError(
+                f"{len(found)} worker(s) of {needed} arrived within {deadline:.0f} s at the scheduler "
+                f"{client.scheduler.address}. Start more, ask for fewer with -clusterSize, accept fewer with "
+                "--min-workers, or wait longer with --worker-deadline."
+            )
+        _wait_a_little(client, needed, min(left, 1.0))
+    members = sorted((_member(address, record) for address, record in found.items()), key=_by_name)
+    return members[: wanted or len(members)]
+
+
+def _wait_a_little(client: Client, count: int, seconds: float) -> None:
+    try:
+        client.wait_for_workers(count, timeout=seconds)
+    except TimeoutError:
+        return  # the caller looks at the clock
+
+
+def _member(address: str, record: dict[str, Any]) -> Member:
+    return Member(address, str(record["name"]), str(record["host"]), int(record["nthreads"]))
+
+
+def _by_name(member: Member) -> tuple[int, int, str, str]:
+    number = int(member.worker) if member.worker.isdigit() else 0
+    return (0 if member.worker.isdigit() else 1, number, member.worker, member.address)
+
+
+def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]], deadline: float) -> None:
+    """Every member must see the data.
+
+    Raises:
+        DataError: naming the host and path, with the remedy.
+    """
+    futures = [
+        client.submit(check_visible, specs, workers=[member.address], pure=False, key=f"cosdask-check-data-{i}-{time.time_ns()}")
+        for i, member in enumerate(members)
+    ]
+    found = client.gather(futures, asynchronous=False)
+    for member, problems in zip(members, found, strict=True):
+        if problems:
+            raise DataError(
+                f"worker {member.worker} at {member.host} cannot read the data: {problems[0]} "
+                "A path without a scheme is local to each worker: put the data on a filesystem that all workers see "
+                "and name it by URL (hdfs://, s3://, file:// on shared storage).",
+                host=member.host,
+            )
+
+
+def meeting_point(client: Client, members: list[Member], deadline: float) -> str:
+    """An address on rank 0's host where the ranks can meet: the interface that Dask uses there."""
+    first = members[0]
+    found = client.run(link.free_address, first.host, workers=[first.address], on_error="return")
+    address = found.get(first.address)
+    if not isinstance(address, str):
+        raise GroupError(f"rank 0 at {first.host} has no free port to meet at: {address}", rank=0, host=first.host)
+    return address

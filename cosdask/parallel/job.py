@@ -1,0 +1,66 @@
+"""What a rank is told: everything it needs to take part in a training, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training by one group.
+
+    Attributes:
+        run_id: names the run; also the topic of its events.
+        generation: number of the group within the run; a new one forms after a death.
+        solver: text of the solver's message, nets included.
+        source: the TRAIN source's specification.
+        test_sources: the specification of each test net's source.
+        model: where the final model goes; the run folder and the snapshots lie beside it.
+        weights: initial weights, or "".
+        snapshot: solver state to start from, or "".
+        seed: of fillers, transforms and random layers.
+        validate: whether to test while training and at the end.
+        devices: devices a rank.
+        world: number of ranks.
+        coordinator: ``host:port`` where the ranks meet.
+        threads: CPU threads of each rank, by rank.
+        members: for each rank its worker's address, name and host.
+        deadline: seconds that a rendezvous may take.
+        pace: seconds between two progress events of rank 0.
+        plugins: the user's own layers and sources, pickled by the client, base64.
+    """
+
+    run_id: str
+    solver: str
+    source: dict[str, Any]
+    test_sources: list[dict[str, Any]]
+    model: str
+    seed: int
+    world: int
+    members: list[dict[str, Any]]
+    threads: list[int]
+    generation: int = 0
+    weights: str = ""
+    snapshot: str = ""
+    validate: bool = False
+    devices: int = 1
+    coordinator: str = ""
+    deadline: float = 60.0
+    pace: float = 0.5
+    plugins: str = ""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """The job that :meth:`to_json` wrote."""
+        return cls(**json.loads(text))
+
+    @property
+    def topic(self) -> str:
+        """The Dask topic of the run's events."""
+        return f"cosdask-{self.run_id}"

@@ -1,0 +1,215 @@
+"""On a Dask worker: starting its rank as a child process, passing its events on, and ending it when told.
+
+These functions run on workers: :func:`run_rank` as the one long task of a training, the others through
+``client.run``, which answers also while the long task keeps the worker's threads busy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import closing
+from typing import IO, Any
+
+from distributed import get_worker
+
+from cosdask import errors
+from cosdask.errors import CosdaskError, DeadlineError, GroupError, RankError
+from cosdask.parallel.job import Job
+
+#: seconds without a sign of the driver after which ranks snapshot and end
+CLIENT_GONE = 30.0
+#: seconds a rank has to end by itself before it is killed
+GRACE = 30.0
+_LOG_TAIL = 4000
+
+
+class LiveRank:
+    """A rank's process on this worker, and when the driver was last heard of."""
+
+    def __init__(self, job: Job, rank: int, process: subprocess.Popen[str], log: IO[bytes]) -> None:
+        self.job, self.rank, self.process, self.log = job, rank, process, log
+        self.heard = time.monotonic()
+        self._lock = threading.Lock()
+
+    def command(self, word: str) -> None:
+        """Send the rank a command; a rank that has ended needs none."""
+        with self._lock:
+            stdin = self.process.stdin
+            if self.process.poll() is None and stdin is not None and not stdin.closed:
+                try:
+                    stdin.write(word + "\n")
+                    stdin.flush()
+                except BrokenPipeError:
+                    return  # it ended in between; run_rank sees that
+
+    def log_tail(self) -> str:
+        """The last of what the rank printed."""
+        size = self.log.seek(0, os.SEEK_END)
+        self.log.seek(max(0, size - _LOG_TAIL))
+        return self.log.read().decode(errors="replace").strip()
+
+
+_live: LiveRank | None = None
+_claim = threading.Lock()
+
+
+def free_address(host: str) -> str:
+    """``host:port`` with a port that is free now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.bind((host, 0))
+        port = probe.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def touch(run_id: str) -> bool:
+    """The driver is there; returns whether a rank of the run lives on this worker."""
+    live = _live
+    if live is None or live.job.run_id != run_id:
+        return False
+    live.heard = time.monotonic()
+    return True
+
+
+def stop_rank(run_id: str) -> None:
+    """Ask the run's rank on this worker to snapshot and end, together with the others."""
+    live = _live
+    if live is not None and live.job.run_id == run_id:
+        live.command("stop")
+
+
+def kill_rank(run_id: str) -> None:
+    """End the run's rank on this worker at once."""
+    live = _live
+    if live is not None and live.job.run_id == run_id:
+        live.process.kill()
+
+
+def run_rank(job_text: str, rank: int) -> dict[str, Any]:
+    """The long task: run one rank to its end and return its result.
+
+    Raises:
+        RankError: the rank ended with an error of its own; the message is the rank's.
+        GroupError: the rank's process died, or the task came to another worker than it was sent to.
+    """
+    global _live
+    job = Job.from_json(job_text)
+    worker = get_worker()
+    member = job.members[rank]
+    if worker.address != member["address"]:
+        raise GroupError(
+            f"rank {rank} was sent to the worker at {member['address']}, which is gone; it came to {worker.address}.",
+            rank=rank,
+            host=member["host"],
+        )
+    if not _claim.acquire(blocking=False):
+        live = _live
+        other = f"run {live.job.run_id}, pid {live.process.pid}" if live else "another run"
+        raise GroupError(f"the worker at {worker.address} is training already ({other}); wait for it to end.", rank=rank)
+    try:
+        with tempfile.TemporaryFile(dir=worker.local_directory) as log:
+            live = _live = LiveRank(job, rank, _start(job, rank, log), log)
+            return _follow(live, worker)
+    finally:
+        _live = None
+        _claim.release()
+
+
+def _start(job: Job, rank: int, log: IO[bytes]) -> subprocess.Popen[str]:
+    """Start the child from this thread: it dies with the thread that started it."""
+    threads = str(job.threads[rank])
+    environment = {**os.environ, "NPROC": threads, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cosdask.parallel.rank", str(rank)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=environment,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(job.to_json() + "\n")
+    process.stdin.flush()
+    return process
+
+
+def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
+    """Pass the rank's events on until it ends."""
+    watching = threading.Event()
+    watcher = threading.Thread(target=_watch_driver, args=(live, watching), name="driver-watch", daemon=True)
+    watcher.start()
+    last: dict[str, Any] = {}
+    try:
+        assert live.process.stdout is not None
+        for line in live.process.stdout:
+            message = json.loads(line)
+            if message["kind"] == "event":
+                worker.log_event(live.job.topic, message["event"])
+            else:
+                last = message
+        code = _ended(live)
+    finally:
+        watching.set()
+        live.process.kill()
+        live.process.wait(timeout=GRACE)
+        for pipe in (live.process.stdin, live.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        watcher.join(timeout=GRACE)
+    if last.get("kind") == "result":
+        return {**last["result"], "rank": live.rank}
+    raise _failure(live, last, code)
+
+
+def _ended(live: LiveRank) -> int:
+    try:
+        return live.process.wait(timeout=GRACE)
+    except subprocess.TimeoutExpired as error:
+        raise DeadlineError(
+            f"{_who(live)} closed its output but did not end within {GRACE:.0f} s.", rank=live.rank
+        ) from error
+
+
+def _watch_driver(live: LiveRank, done: threading.Event) -> None:
+    """End the rank, with a snapshot, where the driver has not been heard of for too long."""
+    while not done.wait(1.0):
+        silent = time.monotonic() - live.heard
+        if silent > CLIENT_GONE:
+            live.command("stop")
+        if silent > CLIENT_GONE + GRACE:
+            live.process.kill()
+
+
+def _who(live: LiveRank) -> str:
+    member = live.job.members[live.rank]
+    return f"rank {live.rank} at {member['host']} (worker {member['worker']}, pid {live.process.pid})"
+
+
+def _failure(live: LiveRank, last: dict[str, Any], code: int) -> CosdaskError:
+    """The error that ended a rank, with the place where it happened."""
+    where = {"rank": live.rank, "host": live.job.members[live.rank]["host"]}
+    if last.get("kind") == "error":
+        kind = getattr(errors, last["error"], None)
+        text = f"{_who(live)}: {last['message']}"
+        if isinstance(kind, type) and issubclass(kind, CosdaskError):
+            return kind(text, **{**last.get("where", {}), **where})
+        if _is_lost_peer(last["message"]):
+            return GroupError(f"{_who(live)} lost a peer: {last['message'].splitlines()[0]}", **where)
+        return RankError(f"{_who(live)}: {last['error']}: {last['message']}\n{last.get('traceback', '')}", **where)
+    cause = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return GroupError(f"{_who(live)} {cause}. Its last output:\n{live.log_tail() or '(none)'}", died=True, **where)
+
+
+def _is_lost_peer(message: str) -> bool:
+    """Whether an error is how the collectives report that another rank has gone."""
+    signs = ("gloo", "Gloo", "Connection reset", "Connection closed", "coordination service", "heartbeat")
+    return any(sign in message for sign in signs)

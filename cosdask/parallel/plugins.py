@@ -1,0 +1,30 @@
+"""The user's own layers and sources, carried from the client to the ranks.
+
+Code reaches workers only from the client, which is trusted; nothing here reads input files.
+"""
+
+from __future__ import annotations
+
+import base64
+
+import cloudpickle
+
+from cosdask.data import register_source, registered_sources
+from cosdask.nn.layer import registered_layers, register_layer
+
+
+def dump_plugins() -> str:
+    """What the client's session has registered, as text for a job."""
+    mine = {"layers": registered_layers(), "sources": registered_sources()}
+    return base64.b64encode(cloudpickle.dumps(mine)).decode() if any(mine.values()) else ""
+
+
+def load_plugins(text: str) -> None:
+    """Register in this process what :func:`dump_plugins` found in the client's."""
+    if not text:
+        return
+    mine = cloudpickle.loads(base64.b64decode(text))
+    for name, cls in mine["layers"].items():
+        register_layer(name)(cls)
+    for name, cls in mine["sources"].items():
+        register_source(name)(cls)

@@ -1,0 +1,38 @@
+"""Which snapshots of a run are whole: those whose files still have the size and hash they were entered with."""
+
+from __future__ import annotations
+
+import hashlib
+
+from cosdask.errors import StorageError
+from cosdask.storage import RunFolder, read_bytes
+from cosdask.storage.runfolder import Snapshot
+
+
+def describe_file(url: str) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file."""
+    data = read_bytes(url)
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def newest_whole(folder: RunFolder) -> tuple[Snapshot | None, list[str]]:
+    """The newest snapshot whose model and state are as they were written, and what is wrong with newer ones."""
+    problems = []
+    for snapshot in sorted(folder.read_snapshots(), key=lambda entry: entry["iteration"], reverse=True):
+        problem = _problem(snapshot)
+        if problem is None:
+            return snapshot, problems
+        problems.append(problem)
+    return None, problems
+
+
+def _problem(snapshot: Snapshot) -> str | None:
+    for name in ("model", "state"):
+        url = snapshot["model"] if name == "model" else snapshot["state"]
+        try:
+            size, digest = describe_file(url)
+        except StorageError as error:
+            return f"snapshot of iteration {snapshot['iteration']} is left out: {error.message}"
+        if (size, digest) != (snapshot["sizes"][name], snapshot["hashes"][name]):
+            return f"snapshot of iteration {snapshot['iteration']} is left out: {url} is not as it was written"
+    return None
