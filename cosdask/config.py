@@ -150,7 +150,7 @@ class Config:
     threads: int | None = _option(None, _optional(_whole), "CPU threads a rank; else shared out evenly", minimum=1)
     min_workers: int | None = _option(None, _optional(_whole), "start when this many workers are there", minimum=1)
     worker_deadline: float = _option(60.0, _seconds, "seconds to wait for workers", minimum=0)
-    on_bad_rows: str = _option("error", _text, "a row that cannot be read: error, or skip", choices=("error", "skip"))
+    on_bad_rows: str = _option("error", _text, "what to do about a row that cannot be read", choices=("error", "skip"))
     allow_modules: list[str] = dataclasses.field(
         default_factory=list, metadata=_names_rules("Python modules that the prototxt may name", metavar="NAMES")
     )
@@ -224,8 +224,6 @@ class Config:
             raise ConfigError("no solver: give its prototxt with -conf FILE", option="conf")
         if not self.model:
             self._refuse_missing_model(asked[0])
-        if "features" in asked and not self.features and not verbs:
-            raise ConfigError("no blobs to extract: give their names with -features BLOBS", option="features")
         if self.resume and self.snapshot:
             message = "--resume finds the last snapshot by itself and -snapshot names one: give only one of them"
             raise ConfigError(message, option="resume")
@@ -359,7 +357,7 @@ class FlagParser(argparse.ArgumentParser):
                 keywords["action"] = "store_true"
             else:
                 keywords["metavar"] = rules.get("metavar") or _placeholder(rules)
-            section.add_argument(f"--{name}", **keywords)
+            section.add_argument(f"--{name.replace('_', '-')}", **keywords)
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Parses all words.

@@ -83,14 +83,14 @@ def refuse_outputs(config: Config) -> None:
 
 
 def check_files(config: Config) -> bool:
-    """Reads solver and TEST net, so that a wrong name is found before training and not after it.
+    """Reads the solver and what it names, so that a wrong name is found before training and not after it.
 
     Returns:
         Whether training has interleaved validation: ``test_interval`` and the first ``test_iter`` are not 0.
 
     Raises:
         StorageError: the model to test is missing.
-        ProtoError, NetError: the files cannot be read, there is no test net, or it lacks a blob of ``-features``.
+        ProtoError, NetError: the files cannot be read, or the test net lacks a blob of ``-features`` or ``-label``.
     """
     from cosdask.proto import read_solver
 
@@ -103,13 +103,13 @@ def check_files(config: Config) -> bool:
 
 
 def _check_blobs(config: Config) -> None:
-    from cosdask.cli.nets import test_net
+    from cosdask.cli.nets import test_blobs
 
-    known = test_net(config.conf).blob_shapes
+    known = test_blobs(config.conf)
     for name in [*config.features, config.label]:
         if name and name not in known:
             hint = did_you_mean(name, known) or f" It has {', '.join(known)}."
-            raise NetError(f'the TEST net of {config.conf} has no blob "{name}".{hint}', blob=name)
+            raise NetError(f'the TEST net of {config.conf} makes no blob "{name}".{hint}', blob=name)
 
 
 def _train(job: Any, config: Config, validate: bool) -> None:

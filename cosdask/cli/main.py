@@ -79,7 +79,7 @@ def _dispatch(words: Sequence[str]) -> int:
         return DONE if words else WRONG_USE
     verb = words[0]
     if verb in ("--version", "-version"):
-        print(f"cosdask {metadata.version('cosdask')}")
+        print(f"cosdask {_version()}")
         return DONE
     if verb.startswith("-"):
         raise ConfigError(
@@ -91,6 +91,13 @@ def _dispatch(words: Sequence[str]) -> int:
     # A verb loads what it needs: help and wrong flags answer at once, without loading JAX.
     module = importlib.import_module(f"cosdask.cli.{verb}")
     return int(module.main(words[1:]))
+
+
+def _version() -> str:
+    try:
+        return metadata.version("cosdask")
+    except metadata.PackageNotFoundError:
+        return "(version unknown: run from source files that were not installed)"
 
 
 def help_text() -> str:

@@ -7,8 +7,8 @@ import re
 
 from cosdask.errors import NetError, did_you_mean
 from cosdask.nn import Net
-from cosdask.proto import caffe_pb2, read_prototxt, read_solver
-from cosdask.solver.nets import test_nets, train_net
+from cosdask.proto import caffe_pb2, filter_net, read_net, read_prototxt, read_solver, upgrade_net
+from cosdask.solver.nets import NetSource, test_nets, train_net
 
 #: A field that only solvers have, at the start of a line; nets have none of these names at any depth.
 _SOLVER_FIELD = re.compile(r"^\s*(net|train_net|test_net|base_lr|lr_policy|max_iter)\s*:", re.MULTILINE)
@@ -27,10 +27,21 @@ def open_net(path: str, weights: str | None = None) -> Net:
 
 def test_net(solver: str, weights: str | None = None) -> Net:
     """The first test net of a solver; its training net in phase TEST where it tests none."""
+    return _test_source(solver).open(weights)
+
+
+def test_blobs(solver: str) -> list[str]:
+    """Names of the blobs of :func:`test_net`, found without looking at its data."""
+    source = _test_source(solver)
+    message = read_net(source.where) if isinstance(source.where, str) else upgrade_net(source.where)
+    layers = filter_net(message, source.phase, source.level, source.stages).layer
+    return list(dict.fromkeys(top for layer in layers for top in layer.top))
+
+
+def _test_source(solver: str) -> NetSource:
     param = read_solver(solver)
     tested = test_nets(param, solver)
-    chosen = tested[0] if tested else dataclasses.replace(train_net(param, solver), phase="TEST", level=0, stages=())
-    return chosen.open(weights)
+    return tested[0] if tested else dataclasses.replace(train_net(param, solver), phase="TEST", level=0, stages=())
 
 
 def image_input(net: Net) -> str:

@@ -95,7 +95,8 @@ def as_table(frame: pd.DataFrame) -> pa.Table:
     for name in frame.columns:
         values = frame[name]
         try:
-            columns[str(name)] = pa.array(values, type=_arrow_type(values), from_pandas=True)
+            # As pandas sees it, a number that is none would be a gap, also inside of arrays.
+            columns[str(name)] = pa.array(values, type=_arrow_type(values), from_pandas=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             message = f'column "{name}" holds neither text, numbers nor arrays of numbers: {error}'
             raise DataError(message, column=str(name)) from error
