@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 from cosdask.errors import DataError, did_you_mean
 
 _REQUIRED = ("label", "data")
+
+
+def require_columns(names: Iterable[str], place: str) -> None:
+    """Refuse a table without the columns that every row needs.
+
+    Raises:
+        DataError: naming the missing column and those that are there.
+    """
+    found = list(names)
+    for name in _REQUIRED:
+        if name not in found:
+            raise DataError(
+                f"{place}: no column {name!r}; there are {', '.join(found)}.{did_you_mean(name, found)}",
+                path=place,
+                column=name,
+            )
 
 
 def standard_columns(rows: pa.RecordBatch, schema: pa.Schema, first: int, place: str, encoded: bool) -> pa.RecordBatch:
@@ -23,14 +41,7 @@ def standard_columns(rows: pa.RecordBatch, schema: pa.Schema, first: int, place:
     Raises:
         DataError: a required column is missing, or a column's type cannot be taken.
     """
-    for name in _REQUIRED:
-        if name not in rows.schema.names:
-            raise DataError(
-                f"{place}: no column {name!r}; there are {', '.join(rows.schema.names)}."
-                f"{did_you_mean(name, rows.schema.names)}",
-                path=place,
-                column=name,
-            )
+    require_columns(rows.schema.names, place)
     arrays = []
     for field in schema:
         default = {"id": "", "encoded": encoded, "float_data": None}.get(field.name, 0)

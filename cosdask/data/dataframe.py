@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cosdask.data.base import CHUNK
-from cosdask.data.columns import standard_columns
+from cosdask.data.columns import require_columns, standard_columns
 from cosdask.data.images import ImageSource, image_schema
 from cosdask.data.index import Block, Index, kept_index
 from cosdask.errors import ConfigError, DataError
@@ -120,6 +120,7 @@ class ParquetSource(ImageSource):
         wanted = set(self.schema.names)
         try:
             with self._open(name) as file:
+                require_columns(file.schema_arrow.names, name)
                 columns = [column for column in file.schema_arrow.names if column in wanted]
                 for rows in file.iter_batches(chunk, row_groups=[block.place["group"]], columns=columns):
                     part = rows.slice(skip, count)

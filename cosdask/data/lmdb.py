@@ -7,7 +7,6 @@ and reading starts from the nearest one.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -31,13 +30,14 @@ _BLOCK_ROWS = 1024
 _BLOCK_BYTES = 16 << 20
 _PARTITION_BYTES = 64 << 20
 
-# LMDB forbids opening a file twice in a process: all sources share one, which closes when nobody reads from it.
-_OPEN: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+# LMDB forbids opening a file twice in a process: all readers share one environment, and the last one closes it.
+_OPEN: dict[str, tuple[Any, int]] = {}
 _LOCK = threading.Lock()
 
 
-def open_lmdb(path: Path) -> Any:
-    """The LMDB's environment, read-only, without its lock file; shared in this process.
+@contextmanager
+def open_lmdb(path: Path) -> Iterator[Any]:
+    """The LMDB's environment, read-only, without its lock file; shared in this process while the block lasts.
 
     Raises:
         StorageError: nothing there.
@@ -48,32 +48,42 @@ def open_lmdb(path: Path) -> Any:
     file = path / "data.mdb" if path.is_dir() else path
     if not file.exists():
         raise DataError(f"{path}: not an LMDB, the folder holds no data.mdb", path=str(path))
+    name = str(path.resolve())
     with _LOCK:
-        name = str(path.resolve())
-        environment = _OPEN.get(name)
-        if environment is None:
-            try:
-                environment = lmdb.open(
-                    name, readonly=True, lock=False, readahead=False, subdir=path.is_dir(), max_readers=512
-                )
-            except lmdb.Error as error:
-                raise _unreadable(path, error) from error
-            _refuse_cut(file, environment)
-            _OPEN[name] = environment
-        return environment
+        environment, readers = _OPEN.get(name) or (_opened(path, file), 0)
+        _OPEN[name] = environment, readers + 1
+    try:
+        yield environment
+    except lmdb.Error as error:
+        raise DataError(f"{path}: damaged LMDB: {error}", path=str(path)) from error
+    finally:
+        with _LOCK:
+            readers = _OPEN[name][1] - 1
+            _OPEN[name] = environment, readers
+            if readers == 0:
+                del _OPEN[name]
+                environment.close()
+
+
+def _opened(path: Path, file: Path) -> Any:
+    try:
+        environment = lmdb.open(
+            str(path.resolve()), readonly=True, lock=False, readahead=False, subdir=path.is_dir(), max_readers=512
+        )
+    except lmdb.Error as error:
+        raise _unreadable(path, error) from error
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if file.stat().st_size < needed:
+        # Reading mapped pages beyond the file's end would kill the process.
+        environment.close()
+        raise DataError(f"{file}: {file.stat().st_size} bytes of {needed}; the copy is cut short", path=str(file))
+    return environment
 
 
 def _unreadable(path: Path, error: lmdb.Error) -> DataError:
     if "already open" in str(error):
         return DataError(f"{path}: this program has the LMDB open already; close it before reading", path=str(path))
     return DataError(f"{path}: not a readable LMDB: {error}", path=str(path))
-
-
-def _refuse_cut(file: Path, environment: Any) -> None:
-    """Reading pages beyond the file's end would kill the process."""
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if file.stat().st_size < needed:
-        raise DataError(f"{file}: {file.stat().st_size} bytes of {needed}; the copy is cut short", path=str(file))
 
 
 class LmdbSource(ImageSource):
@@ -109,9 +119,9 @@ class LmdbSource(ImageSource):
     @cached_property
     def row_bytes(self) -> int:
         """About how many bytes of the file belong to a row."""
-        environment = open_lmdb(self.path)
-        used = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        return max(1, int(used // max(1, environment.stat()["entries"])))
+        with open_lmdb(self.path) as environment:
+            used = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+            return max(1, int(used // max(1, environment.stat()["entries"])))
 
     @property
     def target_rows(self) -> int:
@@ -120,16 +130,17 @@ class LmdbSource(ImageSource):
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
-        environment = open_lmdb(self.path)
-        try:
-            with environment.begin() as transaction, transaction.cursor() as cursor:
-                yield cursor
-        except lmdb.Error as error:
-            raise DataError(f"{self.path}: damaged LMDB: {error}", path=str(self.path)) from error
+        with (
+            open_lmdb(self.path) as environment,
+            environment.begin() as transaction,
+            transaction.cursor() as cursor,
+        ):
+            yield cursor
 
     def _count(self) -> Index:
-        environment = open_lmdb(self.path)
-        if environment.stat()["entries"] == 0:
+        with open_lmdb(self.path) as environment:
+            entries = environment.stat()["entries"]
+        if entries == 0:
             raise DataError(
                 f"{self.path}: the LMDB is empty; was it written to the end, and is this the right folder?",
                 path=str(self.path),

@@ -22,6 +22,8 @@ _LAYERS_NOT_YET = ("ImageData", "WindowData")
 Opener = Callable[[caffe_pb2.LayerParameter, str, str | None, dict[str, Any]], Source]
 _CLASSES: dict[str, Opener] = {"LMDB": LmdbSource, "ImageDataFrame": ParquetSource}
 
+_USERS: dict[str, type] = {}
+
 #: Layer types that read rows from outside.
 DATA_LAYERS = ("Data", "MemoryData", "CoSData", "HDF5Data", *_LAYERS_NOT_YET)
 

@@ -74,9 +74,7 @@ def test_far_positions_cost_nothing() -> None:
     assert RowPlan(2, 5).segments(4, 10**12, 3)[0].epoch > 10**12
 
 
-@given(
-    first=st.integers(0, 10**12), count=st.integers(0, 200), rows=st.integers(1, 50), ranks=st.integers(1, 8)
-)
+@given(first=st.integers(0, 10**12), count=st.integers(0, 200), rows=st.integers(1, 50), ranks=st.integers(1, 8))
 def test_windows_cut_positions_evenly(first: int, count: int, rows: int, ranks: int) -> None:
     """Validation's rows: the ranks' parts follow each other, hold all positions once, and differ by one at most."""
     parts = [rows_of(window(first, count, rows, ranks, rank)) for rank in range(ranks)]
