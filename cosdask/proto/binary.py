@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from cosdask.errors import ProtoError
 from cosdask.proto import caffe_pb2
+from cosdask.proto.text import missing_field
 from cosdask.storage import read_bytes, stamp
 
 M = TypeVar("M", bound=Message)
@@ -71,6 +72,8 @@ def parse_binary(data: bytes, message: M, path: str = "<bytes>") -> M:
     if data and not message.ListFields():
         why = _looks_like(data) or "none of its fields is in it; is it another kind of message?"
         raise ProtoError(f"{path}: not a binary {kind}: {why}", path=path)
+    if missing := missing_field(message):
+        raise ProtoError(f"{path}: {missing} is missing in this {kind}", path=path)
     return message
 
 
@@ -106,7 +109,7 @@ def _first_damage(data: bytes) -> str:
                 f"field {number}, from byte {start:,}, goes {short:,} bytes beyond the end at {len(data):,}; "
                 "it is cut short or damaged"
             )
-    return f"it is damaged inside one of its fields ({len(data):,} bytes)"
+    return f"one of its fields is damaged, or it is another kind of message ({len(data):,} bytes)"
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

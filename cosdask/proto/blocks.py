@@ -60,6 +60,7 @@ class _Scan:
     def close(self, end: int) -> None:
         if self.current is not None:
             self.current.end = end
+            self.word, self.word_at = self.current.field, end  # for the next one of a list: layer: [{ ... }, { ... }]
             self.current = self.current.parent
             self.depth -= 1
 

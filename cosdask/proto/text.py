@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf import text_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor
@@ -42,6 +42,7 @@ _OTHERS = (
 _REST = re.compile(r"(?:\s++|#[^\n]*+)*+")
 _FOUND = re.compile(r'"[^"\n]{0,40}"?|[\w.+-]{1,40}|\S')
 _FIELD_BEFORE = re.compile(r"([A-Za-z_]\w*)\s*:?\s*(\[[^\]]*)?$")
+_STEP = re.compile(r"(\w+)\[(\d+)\]")
 _SHORT_ENUM = 12
 _LONG_NAME = 80
 # protobuf's parser needs 150 bytes for each blank of a line's longest run of blanks.
@@ -78,6 +79,8 @@ there is no field "kernal_size". Did you mean "kernel_size"...?
         text_format.Parse(text, message, descriptor_pool=caffe_pb2.POOL, max_recursion_depth=MAX_DEPTH)
     except text_format.ParseError as error:
         raise _our_error(error, text, message.DESCRIPTOR.name, path) from None
+    if missing := missing_field(message):
+        raise _error_at(text, _end_of(text, missing), f"{missing} must be given, and is missing here", path)
     return message
 
 
@@ -91,6 +94,16 @@ def _check(text: str, path: str) -> None:
     # protobuf's Python parser takes backslashes that its C++ parser, and so Caffe, refuses.
     if "\\" in text and (offset := odd_escape(text)) is not None:
         raise _error_at(text, offset, _ODD_ESCAPE, path)
+
+
+def missing_field(message: Any) -> str:
+    """The path of the first required field that is not set, such as ``layer[2].clip_param.max``, or an empty string.
+
+    Example:
+        >>> missing_field(caffe_pb2.NetParameter(layer=[{"clip_param": {"min": 0}}]))
+        'layer[0].clip_param.max'
+    """
+    return "" if message.IsInitialized() else str(message.FindInitializationErrors()[0])
 
 
 def to_text(message: Message) -> str:
@@ -128,6 +141,19 @@ def _error_at(text: str, offset: int, what: str, path: str) -> ProtoError:
     return ProtoError(f"{path}:{line}:{column}: {where}{what}", **place)
 
 
+def _end_of(text: str, missing: str) -> int:
+    """The offset of the bracket before which a field is missing, such as ``layer[2].clip_param.max``."""
+    step = _STEP.match(missing)
+    inner = missing.split(".")[-2]
+    blocks = find_blocks(text)
+    layers = [block for block in blocks if step and block.parent is None and block.field == step[1]]
+    if not step or len(layers) <= int(step[2]):
+        return 0
+    layer = layers[int(step[2])]
+    ends = [block.end for block in blocks if block.field == inner and layer.start < block.start < layer.end]
+    return (ends[0] if ends else layer.end) - 1
+
+
 def _around(text: str, offset: int) -> list[Block]:
     """The blocks that a place lies in, outermost first."""
     return [block for block in find_blocks(text) if block.start < offset < block.end]
@@ -158,13 +184,13 @@ def _field_hint(name: str, message: Descriptor, root: str) -> str:
     """The nearest names; else where a field of this name does belong."""
     if near := did_you_mean(name, message.fields_by_name):
         return near
-    homes = [field.name for field in message.fields if field.message_type and name in field.message_type.fields_by_name]
-    if homes:
-        return f" It belongs in {' or '.join(homes[:4])}."
     if message.name == root and root in _FILES:
         for other, kind in _FILES.items():
             if name in caffe_pb2.POOL.FindMessageTypeByName(f"caffe.{other}").fields_by_name:
                 return f" It is a field of {kind}; is this the file you meant?"
+    homes = [field.name for field in message.fields if field.message_type and name in field.message_type.fields_by_name]
+    if homes:
+        return f" It belongs in {' or '.join(homes[:4])}."
     return ""
 
 
