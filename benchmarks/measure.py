@@ -45,9 +45,9 @@ def cores() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that this side loaded."""
-    loaded = [name for name in PACKAGES if name in sys.modules]
-    return {name: metadata.version(name) for name in loaded}
+    """Versions of the packages that this side loaded; cosdask may run from a checkout that is not installed."""
+    installed = {name for name in PACKAGES if name in sys.modules and any(metadata.distributions(name=name))}
+    return {name: metadata.version(name) for name in PACKAGES if name in installed}
 
 
 def report(seconds: list[float], **facts: Any) -> None:

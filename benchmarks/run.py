@@ -108,6 +108,7 @@ def machine_facts() -> dict[str, Any]:
         "cpu": cpu_model(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "commit": commit(),
         "load_before": os.getloadavg()[0],
     }
 
@@ -120,6 +121,16 @@ def cpu_model() -> str:
         return platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def commit() -> str:
+    """The checkout's commit, marked where files differ from it; empty outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=30, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

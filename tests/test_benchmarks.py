@@ -7,6 +7,7 @@ import pytest
 from benchmarks.cases import CASES, Case
 from benchmarks.measure import time_steps
 from benchmarks.run import options, run_side, summarize, table_row
+from benchmarks.side_dask import seconds_a_step
 
 
 def test_relative_rate_is_above_one_where_ours_is_faster() -> None:
@@ -34,6 +35,12 @@ def test_uneven_chunks_are_refused() -> None:
     """Steps that no whole number of chunks holds would be left out without a word."""
     with pytest.raises(ValueError, match="multiple of chunk"):
         time_steps(lambda count: None, steps=30, chunk=20, warmup=0)
+
+
+def test_too_few_progress_records_are_refused() -> None:
+    """A run too short to be timed is an error, not an empty measurement."""
+    with pytest.raises(ValueError, match="more steps"):
+        seconds_a_step([(0, 0.0), (100, 1.0)], warmup=50)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
