@@ -160,6 +160,8 @@ class ImageSource(Source):
     def _block(self, rows: pa.RecordBatch, draw: Draw) -> tuple[np.ndarray, np.ndarray | None] | None:
         """All rows at once, when they are raw and of one size; None when each needs its own look."""
         sizes = np.stack([rows.column(name).to_numpy() for name in ("channels", "height", "width")])
+        if self.memory:
+            sizes = np.where(sizes > 0, sizes, np.array(self.image_shape, sizes.dtype)[:, None])
         if rows.num_rows == 0 or not (sizes == sizes[:, :1]).all() or pc.any(rows.column("encoded")).as_py():
             return None
         shape: Shape = (int(sizes[0, 0]), int(sizes[1, 0]), int(sizes[2, 0]))
@@ -253,8 +255,8 @@ class ImageSource(Source):
     def _raw(self, rows: pa.RecordBatch, i: int, row: int) -> np.ndarray:
         """A raw row's pixels, (H, W, C); sizes that the row does not give are the layer's."""
         shape = [int(rows.column(name)[i].as_py()) for name in ("channels", "height", "width")]
-        if self.memory and min(shape[1:]) < 1:
-            shape = list(self.image_shape)
+        if self.memory:
+            shape = [own if own > 0 else layers for own, layers in zip(shape, self.image_shape, strict=True)]
         channels, height, width = shape
         if "float_data" in rows.schema.names:
             cell = rows.column("float_data")[i]

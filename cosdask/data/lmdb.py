@@ -6,6 +6,7 @@ and reading starts from the nearest one.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from cosdask.errors import ConfigError, DataError
 from cosdask.proto import caffe_pb2
 from cosdask.storage import local_path, missing, resolve, stamp
 
+_LOG = logging.getLogger(__name__)
 #: Rows between two remembered keys, at most; fewer where rows are large.
 _BLOCK_ROWS = 1024
 _BLOCK_BYTES = 16 << 20
@@ -90,6 +92,14 @@ class LmdbSource(ImageSource):
     """An LMDB of Datums, raw or encoded, bytes or floats: ``Data`` layers, and ``source_class: "LMDB"``."""
 
     kind: ClassVar[str] = "LMDB"
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        if self.layer.data_param.rand_skip:
+            _LOG.warning(
+                "%s: rand_skip is not applied: ranks begin at different rows anyway, and a run stays repeatable",
+                self.where,
+            )
 
     @cached_property
     def path(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from cosdask.data.base import Source
 from cosdask.data.dataframe import ParquetSource
@@ -26,6 +26,38 @@ _USERS: dict[str, type] = {}
 
 #: Layer types that read rows from outside.
 DATA_LAYERS = ("Data", "MemoryData", "CoSData", "HDF5Data", *_LAYERS_NOT_YET)
+
+
+class RegisteredSource(FrameSource):
+    """The rows that a user's own class gives as a pandas frame; each process asks the class anew."""
+
+    kind: ClassVar[str] = "registered"
+
+    def __init__(
+        self,
+        layer: caffe_pb2.LayerParameter,
+        phase: str = "TRAIN",
+        base_dir: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        rows = _USERS[layer.source_class](layer, phase)
+        super().__init__(layer, phase, base_dir, options, frame=rows.frame())
+
+    @property
+    def place(self) -> str:
+        """Where the rows come from, for messages."""
+        return f"source_class {self.layer.source_class}"
+
+    def spec(self) -> dict[str, Any]:
+        """See :meth:`Source.spec`; the other process must have registered the class too."""
+        return super(FrameSource, self).spec()
+
+    @classmethod
+    def _build(cls, layer: caffe_pb2.LayerParameter, spec: Mapping[str, Any]) -> Source:
+        if layer.source_class not in _USERS:
+            raise ConfigError(f"source_class {layer.source_class} is not registered in this process")
+        return cls(layer, spec["phase"], spec["base_dir"], spec["options"])
+
 
 T = TypeVar("T", bound=type[Any])
 
@@ -49,9 +81,7 @@ def register_source(name: str) -> Callable[[T], T]:
             Source._kinds.setdefault(cls.kind or name, cls)
             cls.kind = cls.kind or name
         elif callable(getattr(cls, "frame", None)):
-            _CLASSES[name] = lambda layer, phase, base_dir, options: FrameSource(
-                layer, phase, base_dir, options, frame=cls(layer, phase).frame()
-            )
+            _CLASSES[name] = RegisteredSource
         else:
             raise ConfigError(f'register_source("{name}"): {cls.__name__} is no Source and has no method frame()')
         _USERS[name] = cls

@@ -83,6 +83,10 @@ def test_defaults_of_missing_columns(tmp_path: Path, digits: Digits, make_layer:
     batch = next(source.batches())
     np.testing.assert_array_equal(batch["data"], images.astype(np.float32))
     assert batch["label"].ravel().tolist() == [7.0] * 23
+    sized = pa.table({"label": ["7"] * 23, "data": raw, "height": [9] * 23, "width": [8] * 23})
+    pq.write_table(sized, tmp_path / "sized.parquet")
+    sized_source = open_source(make_layer("parquet", tmp_path / "sized.parquet", 23, more=SIZES))
+    np.testing.assert_array_equal(next(sized_source.batches())["data"], images.astype(np.float32))
     assert set(source.ids(next(source.read(0, 23)))) == {""}
     png = [cv2.imencode(".png", image.transpose(1, 2, 0))[1].tobytes() for image in images]
     pq.write_table(pa.table({"label": ["7"] * 23, "data": png}), tmp_path / "png.parquet")

@@ -231,6 +231,16 @@ def test_settings_that_cannot_work(lmdb_path: Path, make_layer: Callable[..., An
         _ = open_source(make_layer("lmdb", lmdb_path, 4, 'mean_file: "m" mean_value: 3')).tops
 
 
+def test_rand_skip_is_not_silently_dropped(
+    lmdb_path: Path, make_layer: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A setting that changes nothing here is said to."""
+    layer = make_layer("lmdb", lmdb_path, 4)
+    layer.data_param.rand_skip = 5
+    open_source(layer)
+    assert "rand_skip is not applied" in caplog.text
+
+
 def test_an_image_bomb_is_refused(tmp_path: Path, make_layer: Callable[..., Any]) -> None:
     """A small PNG that claims 65500 x 65500 pixels takes no memory."""
     import struct

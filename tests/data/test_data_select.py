@@ -247,6 +247,7 @@ def test_users_own_sources() -> None:
         caffe_pb2.LayerParameter(),
     )
     assert open_source(layer, "TRAIN").rows == 3
+    assert Source.from_spec(open_source(layer, "TEST").spec()).rows == 2
     assert next(open_source(layer, "TEST").batches())["b"].ravel().tolist() == [7.0, 7.0]
     with pytest.raises(ConfigError, match="cosdask's own"):
         register_source("com.yahoo.ml.caffe.LMDB")(Sevens)
