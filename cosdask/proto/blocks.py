@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 # Deeper than any net, and what protobuf's binary reader takes.
 MAX_DEPTH = 100
@@ -22,6 +22,7 @@ _TOKEN = re.compile(
 )
 # Up to a backslash that protobuf has no meaning for (as in a Windows path).
 _ODD_ESCAPE = re.compile(r"""(?:[^\\\n]|\\(?:[abfnrtvxXuU?'"\\]|[0-3]|[4-7][0-7]?(?![0-7])))*+\\(?=.)""")
+_LINE_END = re.compile("\\n")
 _LAYERS = ("layer", "layers")
 
 
@@ -120,6 +121,8 @@ def odd_escape(text: str) -> int | None:
     return None
 
 
-def line_starts(text: str) -> list[int]:
+def line_starts(text: str) -> array[int]:
     """The offset of each line's first character."""
-    return [0, *accumulate(len(line) + 1 for line in text.split("\n")[:-1])]
+    starts = array("q", [0])
+    starts.extend(end.end() for end in _LINE_END.finditer(text))
+    return starts

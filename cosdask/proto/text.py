@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from google.protobuf import text_format
@@ -17,6 +20,8 @@ from cosdask.proto.blocks import MAX_DEPTH, Block, find_blocks, line_starts, odd
 M = TypeVar("M", bound=Message)
 
 MAX_TEXT_BYTES = 64 * 2**20
+
+_PARSE: Any = text_format.ParseLines  # type: ignore[attr-defined]  # the type stubs do not know it
 
 # protobuf's sentences (its errors carry nothing else that says what is wrong) and ours.
 _UNKNOWN_FIELD = re.compile(r'Message type "(?P<type>[\w.]+)" has no field named "(?P<name>[^"]*)"')
@@ -45,6 +50,7 @@ _FIELD_BEFORE = re.compile(r"([A-Za-z_]\w*)\s*:?\s*(\[[^\]]*)?$")
 _STEP = re.compile(r"(\w+)\[(\d+)\]")
 _SHORT_ENUM = 12
 _LONG_NAME = 80
+_INNERMOST = 3
 # protobuf's parser needs 150 bytes for each blank of a line's longest run of blanks.
 _LONG_LINE = 100_000
 _BLANKS = re.compile(r"\s++")
@@ -76,9 +82,9 @@ there is no field "kernal_size". Did you mean "kernel_size"...?
     text = text.removeprefix("\ufeff")  # the mark that some editors put before UTF-8
     _check(text, path)
     try:
-        text_format.Parse(text, message, descriptor_pool=caffe_pb2.POOL, max_recursion_depth=MAX_DEPTH)
+        _PARSE(_lines(text), message, descriptor_pool=caffe_pb2.POOL, max_recursion_depth=MAX_DEPTH)
     except text_format.ParseError as error:
-        raise _our_error(error, text, message.DESCRIPTOR.name, path) from None
+        raise _our_error(error, text, message.DESCRIPTOR, path) from None
     if missing := missing_field(message):
         raise _error_at(text, _end_of(text, missing), f"{missing} must be given, and is missing here", path)
     return message
@@ -88,12 +94,17 @@ def _check(text: str, path: str) -> None:
     """Refuses what protobuf's parser would not, or only at a great cost."""
     if len(text) > MAX_TEXT_BYTES:
         raise ProtoError(f"{path}: {len(text):,} characters are more than the {MAX_TEXT_BYTES:,} accepted", path=path)
-    for line, content in enumerate(text.split("\n"), start=1):
+    for line, content in enumerate(_lines(text), start=1):
         if len(content) > _LONG_LINE and any(len(run[0]) > _LONG_LINE for run in _BLANKS.finditer(content)):
             raise ProtoError(f"{path}:{line}: more than {_LONG_LINE:,} blanks in a row", path=path, line=line)
     # protobuf's Python parser takes backslashes that its C++ parser, and so Caffe, refuses.
     if "\\" in text and (offset := odd_escape(text)) is not None:
         raise _error_at(text, offset, _ODD_ESCAPE, path)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines one by one: a list of millions of them takes many times the text's memory."""
+    return (line.removesuffix("\n") for line in io.StringIO(text, newline="\n"))
 
 
 def missing_field(message: Any) -> str:
@@ -116,7 +127,7 @@ def to_text(message: Message) -> str:
     return text_format.MessageToString(message, as_utf8=True)
 
 
-def _our_error(error: text_format.ParseError, text: str, root: str, path: str) -> ProtoError:
+def _our_error(error: text_format.ParseError, text: str, root: Any, path: str) -> ProtoError:
     line, column = error.GetLine(), error.GetColumn()
     raw = str(error).removeprefix(f"{line}:{column} : ")
     if line is None or column is None:
@@ -125,7 +136,7 @@ def _our_error(error: text_format.ParseError, text: str, root: str, path: str) -
         offset = blocks[-1].start if blocks else 0
     else:
         offset = min(line_starts(text)[max(line, 1) - 1] + column - 1, len(text))
-        raw = raw.removeprefix(f"'{text.split(chr(10), line)[line - 1] if line else ''}': ")
+        raw = raw.removeprefix(f"'{next(islice(_lines(text), max(line, 1) - 1, None), '')}': ")
     return _error_at(text, offset, _unknown(raw, text, offset, root) or _misplaced(raw, text, offset), path)
 
 
@@ -162,31 +173,32 @@ def _around(text: str, offset: int) -> list[Block]:
 def _place(around: list[Block]) -> tuple[str, str]:
     """The layer and the blocks within it that a place lies in, in words, and the layer's name."""
     layer = next((block for block in around if block.is_layer), None)
-    words = [block.field for block in around if block.field and (layer is None or block.start > layer.start)]
+    inside = [block.field for block in around if block.field and (layer is None or block.start > layer.start)]
+    words = inside[-_INNERMOST:]
     if layer is not None:
         words.insert(0, f'in layer "{layer.name[:_LONG_NAME]}"' if layer.name else "in a layer without a name")
     return (", ".join(words) + ": " if words else ""), (layer.name if layer is not None else "")
 
 
-def _unknown(raw: str, text: str, offset: int, root: str) -> str:
+def _unknown(raw: str, text: str, offset: int, root: Any) -> str:
     """The sentence for a name that does not exist, or an empty string where that is not what is wrong."""
     if found := _UNKNOWN_FIELD.search(raw):
-        message = caffe_pb2.POOL.FindMessageTypeByName(found["type"])
+        message = root.file.pool.FindMessageTypeByName(found["type"])
         name = found["name"][:_LONG_NAME]
         return f'there is no field "{name}".{_field_hint(name, message, root)}'
     if found := _UNKNOWN_VALUE.search(raw):
-        enum = caffe_pb2.POOL.FindEnumTypeByName(found["type"])
+        enum = root.file.pool.FindEnumTypeByName(found["type"])
         return f"{_field(text, offset)}there is no value {_found(text, offset)}.{_value_hint(text, offset, enum)}"
     return ""
 
 
-def _field_hint(name: str, message: Descriptor, root: str) -> str:
+def _field_hint(name: str, message: Descriptor, root: Any) -> str:
     """The nearest names; else where a field of this name does belong."""
     if near := did_you_mean(name, message.fields_by_name):
         return near
-    if message.name == root and root in _FILES:
+    if message == root and root.name in _FILES:
         for other, kind in _FILES.items():
-            if name in caffe_pb2.POOL.FindMessageTypeByName(f"caffe.{other}").fields_by_name:
+            if name in caffe_pb2.DESCRIPTOR.message_types_by_name[other].fields_by_name:
                 return f" It is a field of {kind}; is this the file you meant?"
     homes = [field.name for field in message.fields if field.message_type and name in field.message_type.fields_by_name]
     if homes:
