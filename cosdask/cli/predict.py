@@ -154,7 +154,9 @@ class Classifier:
         opened = open_net(net, model)
         name = image_input(opened)
         chosen, softmax = score_blob(opened, blob)
-        return cls(opened, name, chosen, softmax, _transform(opened, name, mean, scale))
+        transform = _transform(opened, name, mean, scale)
+        _check_mean(transform, opened.inputs[name][1:])
+        return cls(opened, name, chosen, softmax, transform)
 
     @property
     def classes(self) -> int:
@@ -215,6 +217,18 @@ def _transform(net: Any, blob: str, mean: str | None, scale: str | None) -> Any:
     if scale is not None:
         param.scale = _number(scale, "scale")
     return Transform(param, "TEST", net.folder, where=f'input "{blob}"')
+
+
+def _check_mean(transform: Any, shape: Sequence[int]) -> None:
+    """Stops a mean with other channels than the net's input, or smaller than it."""
+    channels, height, width = shape
+    rows, columns = (height, width) if transform.mean is None else transform.mean.shape[1:]
+    transform.out_shape((channels, rows, columns))
+    if rows < height or columns < width:
+        where = transform.where
+        raise DataError(
+            f"{where}: a mean of {rows} x {columns} is smaller than the net's {height} x {width}", input=where
+        )
 
 
 def _layer_transform(layer: Any, blob: str) -> Any:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cosdask.errors import DataError, StorageError
-from cosdask.storage import atomic_output, atomic_write, exists, filesystem
+from cosdask.storage import atomic_output, atomic_write, filesystem, refuse_overwrite
 
 #: Rows turned into JSON at a time: bounds the memory that the text of wide features takes.
 _JSON_ROWS = 256
@@ -61,8 +61,7 @@ def write_features(frame: Any, url: str, form: str = "json", overwrite: bool = F
     from dask.base import compute
     from dask.delayed import delayed
 
-    if exists(url) and not overwrite:
-        raise StorageError(f"{url}: already there; name another output, or allow it with --overwrite", path=url)
+    refuse_overwrite(url, overwrite)
     beside = f"{url.rstrip('/')}.{uuid.uuid4().hex[:8]}.part"
     write = delayed(write_part)
     parts = [write(part, f"{beside}/part-{i:05d}.{form}") for i, part in enumerate(frame.to_delayed())]

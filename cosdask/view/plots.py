@@ -22,8 +22,9 @@ def plot_history(history: pd.DataFrame, validation: pd.DataFrame | None, path: s
     """Writes a PNG of the training loss and the validation results over the iterations.
 
     Args:
-        history: a row a reported iteration, with columns ``iteration`` and ``loss``.
-        validation: a row a validation: ``iteration``, then a column an output; None or empty without validation.
+        history: a row a reported iteration, with columns ``iteration`` and ``loss``; may be empty.
+        validation: a row a validation: ``iteration``, then a column an output, of which single numbers are drawn; None
+            or empty without validation.
         path: local path or URL of the PNG.
 
     Raises:
@@ -100,10 +101,11 @@ def _draw_curves(axes: Any, history: pd.DataFrame, validation: pd.DataFrame | No
     """Losses on the left axis; what is not a loss (accuracies) on the right one, from 0 to 1."""
     axes.set_xlabel("iteration")
     axes.set_ylabel("loss")
-    axes.plot(history["iteration"], history["loss"], color="tab:blue", linewidth=0.9, label="training loss")
+    if len(history):
+        axes.plot(history["iteration"], history["loss"], color="tab:blue", linewidth=0.9, label="training loss")
     handles = list(axes.lines)
     if validation is not None and len(validation):
-        outputs = [name for name in validation.columns if name not in ("iteration", "time")]
+        outputs = [name for name in validation.select_dtypes("number").columns if name not in ("iteration", "time")]
         losses = [name for name in outputs if "loss" in name.lower()]
         for name in losses:
             handles += axes.plot(validation["iteration"], validation[name], "o-", ms=3, label=f"validation {name}")

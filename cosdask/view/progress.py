@@ -6,11 +6,10 @@ import json
 import sys
 from typing import IO, Any, Protocol
 
+from cosdask.config import PROGRESS_MODES
 from cosdask.errors import ConfigError, did_you_mean
 from cosdask.events import Event, Progress, Restarted, RunEnded, RunStarted, Snapshot, Validation, Warned
 from cosdask.view.caffe_lines import caffe_lines, describe_run
-
-MODES = ("auto", "bar", "lines", "json", "none")
 
 
 class Consumer(Protocol):
@@ -56,11 +55,11 @@ class JsonLines:
     """Every event as one JSON object a line, for programs.
 
     Args:
-        stream: text stream to write to; standard output when None.
+        stream: text stream to write to; standard error when None, since results go to standard output.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
-        self._stream = sys.stdout if stream is None else stream
+        self._stream = sys.stderr if stream is None else stream
 
     def handle(self, event: Event) -> None:
         """Writes the event."""
@@ -173,7 +172,7 @@ def default_consumers(display: str = "auto", stream: IO[str] | None = None) -> l
     Args:
         display: "bar", "lines" (Caffe's log lines), "json" (a JSON object a line), "none", or "auto": a bar in
             notebooks and terminals, lines elsewhere.
-        stream: text stream to write to; standard error when None (standard output for "json").
+        stream: text stream to write to; standard error when None.
 
     Raises:
         ConfigError: another word.
@@ -190,5 +189,5 @@ def default_consumers(display: str = "auto", stream: IO[str] | None = None) -> l
             return [JsonLines(stream)]
         case "none":
             return []
-    hint = did_you_mean(display, MODES)
-    raise ConfigError(f'progress "{display}" is not one of {", ".join(MODES)}.{hint}', option="progress")
+    hint = did_you_mean(display, PROGRESS_MODES)
+    raise ConfigError(f'progress "{display}" is not one of {", ".join(PROGRESS_MODES)}.{hint}', option="progress")

@@ -28,6 +28,18 @@ def test_history_is_drawn_with_and_without_validation(tmp_path: Path, validation
     assert cv2.imread(str(tmp_path / "curves.png")).std() > 0
 
 
+def test_a_run_too_short_to_report_anything_is_drawn_empty(tmp_path: Path) -> None:
+    plot_history(pd.DataFrame(), pd.DataFrame(), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_outputs_a_class_are_left_out(tmp_path: Path) -> None:
+    validation = VALIDATION.assign(per_class=[[0.1, 0.2], [0.3, 0.4]])
+    plot_history(HISTORY, validation, tmp_path / "with.png")
+    plot_history(HISTORY, VALIDATION, tmp_path / "without.png")
+    assert (tmp_path / "with.png").read_bytes() == (tmp_path / "without.png").read_bytes()
+
+
 def test_only_wrong_predictions_are_red(tmp_path: Path) -> None:
     plot_predictions(DIGITS, CLASSES, CLASSES, tmp_path / "right.png")
     wrong = CLASSES.copy()

@@ -9,11 +9,10 @@ import math
 
 import pytest
 
-from cosdask import config
+from cosdask.config import PROGRESS_MODES
 from cosdask.errors import ConfigError
 from cosdask.events import Event, Progress, Restarted, RunEnded, RunStarted, Snapshot, Validation, Warned, from_dict
 from cosdask.view import JsonLines, LineLog, ProgressBar, default_consumers
-from cosdask.view.progress import MODES
 
 START = RunStarted(
     workers=2,
@@ -116,5 +115,6 @@ def test_modes_by_name() -> None:
         default_consumers("line", stream)
 
 
-def test_the_option_allows_the_modes_there_are() -> None:
-    assert config.PROGRESS_MODES == MODES
+@pytest.mark.parametrize("mode", PROGRESS_MODES)
+def test_every_word_that_the_option_allows_is_known(mode: str) -> None:
+    default_consumers(mode, io.StringIO())
