@@ -128,6 +128,15 @@ def test_a_cut_file_says_where(tmp_path: Path, model: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "at"), [(b"\xc1\x3e" + bytes(8), 10), (b"\xc5\x3e" + bytes(4), 6), (b"\xc0\x3e\x05", 3)]
+)
+def test_the_place_of_the_damage_counts_fields_of_every_size(before: bytes, at: int) -> None:
+    """Fields before the damaged one, known or not, are stepped over as the wire format says."""
+    with pytest.raises(ProtoError, match=f"field 1, from byte {at}, goes 7 bytes beyond"):
+        parse_binary(before + b"\x0a\x09ab", caffe_pb2.NetParameter())
+
+
+@pytest.mark.parametrize(
     ("data", "sentence"),
     [
         (b'# LeNet\nname: "LeNet"\nlayer { name: "a" }', "text file"),
