@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cosdask.nn.layer import Array, Layer, register
+from cosdask.nn.layers.ops import use_layout
 
 
 @register("MVN")
@@ -29,8 +30,11 @@ class MVN(Layer):
         param = self.param.mvn_param
         if not self.bottom_shapes[0]:
             self.fail("needs a bottom of 1 or more axes, whose first is the sample.")
-        first = 1 if param.across_channels else 2
-        self.axes = tuple(range(first, len(self.bottom_shapes[0])))
+        rank = len(self.bottom_shapes[0])
+        self.axes = tuple(range(1 if param.across_channels else 2, rank))
+        if rank == 4:
+            use_layout(self, "last")
+            self.axes = (1, 2, 3) if param.across_channels else (1, 2)
         self.normalize_variance, self.eps = param.normalize_variance, param.eps
         self.top_shapes = [self.bottom_shapes[0]]
 

@@ -41,7 +41,7 @@ class ContrastiveLoss(Layer):
     def forward(self, weights: Sequence[Array], bottoms: Sequence[Array], rng: Array | None) -> list[Array]:
         """The loss."""
         pairs = bottoms[0].shape[0]
-        difference = (bottoms[0] - bottoms[1]).reshape(pairs, -1)
+        difference = bottoms[0].reshape(pairs, -1) - bottoms[1].reshape(pairs, -1)
         similar = lax.stop_gradient(bottoms[2]).reshape(-1).astype(jnp.int32) != 0
         squared = (difference * difference).sum(axis=1)
         if self.legacy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,8 @@ class Filter(Layer):
 
     n_bottoms = (2, None)
     n_tops = (1, None)
+    #: a net with such a layer is not compiled
+    data_dependent_shapes: ClassVar[bool] = True
 
     def setup(self) -> None:
         """Check rows and tops.
