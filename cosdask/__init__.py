@@ -1,0 +1,66 @@
+"""cosdask: CaffeOnSpark's job in Python. Caffe networks compiled by JAX, on the rows and workers of a Dask cluster.
+
+Names are loaded when they are first used, so that ``import cosdask`` starts quickly and a process may still set
+JAX's environment after it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cosdask.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from cosdask import errors, proto
+    from cosdask.cluster import LocalCluster
+    from cosdask.config import Config
+    from cosdask.data import Source, get_source, register_source
+    from cosdask.nn import Layer, Net, register_layer
+    from cosdask.parallel import CaffeOnDask, TrainResult
+    from cosdask.solver import Solver
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "CaffeOnDask": "cosdask.parallel",
+    "Config": "cosdask.config",
+    "Layer": "cosdask.nn",
+    "LocalCluster": "cosdask.cluster",
+    "Net": "cosdask.nn",
+    "Solver": "cosdask.solver",
+    "Source": "cosdask.data",
+    "TrainResult": "cosdask.parallel",
+    "get_source": "cosdask.data",
+    "register_layer": "cosdask.nn",
+    "register_source": "cosdask.data",
+}
+_MODULES = ("errors", "proto")
+
+__all__ = [
+    "CaffeOnDask",
+    "Config",
+    "Layer",
+    "LocalCluster",
+    "Net",
+    "Solver",
+    "Source",
+    "TrainResult",
+    "errors",
+    "get_source",
+    "proto",
+    "register_layer",
+    "register_source",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"cosdask.{name}")
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'cosdask' has no attribute '{name}'.{did_you_mean(name, __all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

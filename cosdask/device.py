@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,3 +38,11 @@ def compile_function(function: Callable[..., Any], donate: Sequence[int] = (), s
 def cpu_count() -> int:
     """Number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_count() -> int:
+    """Number of NVIDIA GPUs of this machine that this process may see, found without loading JAX's backends."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(glob.glob("/proc/driver/nvidia/gpus/*"))

@@ -3,7 +3,7 @@
 from cosdask.data.base import Partition, Source
 from cosdask.data.draw import Draw
 from cosdask.data.feed import Feed, take
-from cosdask.data.frame_source import FrameSource
+from cosdask.data.frame_source import FrameSource, arrow_table
 from cosdask.data.index import Block, Index
 from cosdask.data.plan import RowPlan, Segment, window
 from cosdask.data.registry import is_data_layer, layer_top_shapes, open_source, register_source, registered_sources
@@ -22,6 +22,7 @@ __all__ = [
     "Segment",
     "Source",
     "ZippedSource",
+    "arrow_table",
     "get_source",
     "is_data_layer",
     "layer_top_shapes",

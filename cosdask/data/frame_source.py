@@ -48,9 +48,7 @@ class FrameSource(ImageSource):
         self.files = [str(name) for name in files]
         self.table: pa.Table | None = None
         if frame is not None:
-            _refuse_text(frame)
-            table = pa.Table.from_pandas(frame, preserve_index=False) if isinstance(frame, pd.DataFrame) else frame
-            self.table = table.combine_chunks()
+            self.table = arrow_table(frame).combine_chunks()
 
     @property
     def place(self) -> str:
@@ -127,6 +125,18 @@ def _open(name: str) -> pa.RecordBatchFileReader:
         return pa.ipc.open_file(pa.memory_map(str(path)))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{name}: not a readable Arrow file: {error}", path=name) from error
+
+
+def arrow_table(frame: pd.DataFrame | pa.Table) -> pa.Table:
+    """A frame as an Arrow table, without pandas' index and metadata.
+
+    Raises:
+        DataError: Dask has turned bytes or arrays into text.
+    """
+    _refuse_text(frame)
+    if isinstance(frame, pd.DataFrame):
+        frame = pa.Table.from_pandas(frame, preserve_index=False)
+    return frame.replace_schema_metadata(None)
 
 
 def _refuse_text(frame: pd.DataFrame | pa.Table) -> None:

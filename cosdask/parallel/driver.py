@@ -127,7 +127,7 @@ class CaffeOnDask:
         param.random_seed = solver_seed(param, config.seed)
         if not validate:
             param.test_interval = 0
-        members = wait_for_members(client, config.clusterSize, config.min_workers, config.worker_deadline)
+        members = self._members(client)
         job = self._job(client, param, members, source, validation, validate)
         folder = RunFolder(run_folder_for(job.model))
         folder.write_run(_run_description(config, job, members))
@@ -143,14 +143,14 @@ class CaffeOnDask:
         """Everything the ranks need; what is wrong with nets or data is raised here, before they start."""
         config = self.config
         solver = to_text(param)
-        given = None if source is None else source_spec(client, source, solver, "TRAIN", members)
+        given = None if source is None else source_spec(client, source, solver, "TRAIN")
         found = client.submit(
             prepare.inspect_training, solver, given, validate and validation is None, pure=False
         ).result()
         tests = found["tests"]
         if validate and validation is not None:
-            tests = [source_spec(client, validation, solver, "TEST", members)]
-        check_data(client, members, [found["source"], *tests], config.worker_deadline)
+            tests = [source_spec(client, validation, solver, "TEST")]
+        check_data(client, members, [found["source"], *tests])
         weights = ",".join(prepare.absolute(path.strip()) for path in config.weights.split(",") if path.strip())
         return Job(
             run_id=uuid.uuid4().hex[:12],
@@ -191,7 +191,8 @@ class CaffeOnDask:
 
     def _test(self, client: Client, source: Any) -> dict[str, Any]:
         self.config.check("test")
-        return evaluate.test(client, self._evaluation(client, source))
+        members = self._members(client)
+        return evaluate.test(client, self._evaluation(client, source), members)
 
     def _features(self, client: Client, source: Any, blobs: Sequence[str] | None) -> Any:
         self.config.check("features")
@@ -200,15 +201,19 @@ class CaffeOnDask:
             raise ConfigError("no blobs to extract: give their names with -features, or blobs=[...]", option="features")
         if self.config.label and self.config.label not in names:
             names.append(self.config.label)
-        return features.features(self._evaluation(client, source), names)
+        workers = len(self._members(client))
+        evaluation = client.submit(features.check_blobs, self._evaluation(client, source), names, pure=False).result()
+        return features.features(evaluation, names, workers)
 
     def _evaluation(self, client: Client, source: Any) -> evaluate.Evaluation:
+        param = prepare.self_contained(self._solver(), self.config.conf, "")
+        solver, model = to_text(param), prepare.absolute(self.config.model)
+        spec = source_spec(client, source, solver, "TEST")
+        return client.submit(evaluate.inspect_test, solver, model, spec, dump_plugins(), pure=False).result()
+
+    def _members(self, client: Client) -> list[Member]:
         config = self.config
-        param = prepare.self_contained(self._solver(), config.conf, "")
-        members = wait_for_members(client, config.clusterSize, config.min_workers, config.worker_deadline)
-        solver = to_text(param)
-        spec = source_spec(client, source, solver, "TEST", members)
-        return evaluate.Evaluation(solver, prepare.absolute(config.model), spec, members)
+        return wait_for_members(client, config.clusterSize, config.min_workers, config.worker_deadline)
 
 
 def _then(value: Any, function: Callable[[Any], Any]) -> Any:

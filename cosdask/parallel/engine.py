@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from cosdask import device
 from cosdask.nn.execute import Params
-from cosdask.solver.engine import Engine, Test
+from cosdask.solver.engine import Engine, Metrics, Test
 from cosdask.solver.evaluate import Totals
 from cosdask.solver.step import Gradient, Raw, State, add_gradients
 
@@ -67,10 +67,10 @@ class GroupEngine(Engine):
             found = functions.gradient(params, raw, batch, lax.axis_index(AXIS).astype(jnp.uint32))
             return found._replace(outputs={name: found.outputs[name] for name in found.outputs if name in summed})
 
-        def finish(state: State, found: Gradient, rate: Any, step: Any, stop: Any) -> tuple[State, Any, Any, Any]:
+        def finish(state: State, found: Gradient, rate: Any, step: Any, stop: Any) -> tuple[State, Metrics, Any]:
             mean, stops = average((found, stop.sum().astype(jnp.float32)), self.mesh.size)
-            after = functions.update(state, mean, rate, step)
-            return after, mean.loss / jnp.float32(iter_size), mean.outputs, stops
+            shown = Metrics(mean.loss / jnp.float32(iter_size), mean.last_loss, mean.outputs)
+            return functions.update(state, mean, rate, step), shown, stops
 
         def fused(state: State, raw: Raw, batch: Any, rate: Any, step: Any, stop: Any) -> Any:
             return finish(state, gradient(state.params, raw, batch), rate, step, stop)
@@ -89,14 +89,14 @@ class GroupEngine(Engine):
         self._group_fused = self._mapped(fused, (whole, split, whole, whole, whole, split), whole, [0])
         self._group_first = self._mapped(first, (whole, split, whole), split, [])
         self._group_more = self._mapped(more, (whole, split, split, whole), split, [1])
-        self._group_last = self._mapped(last, (whole, split, whole, whole, split), whole, [0, 1])
+        self._group_last = self._mapped(last, (whole, split, whole, whole, split), whole, [0])
         self._sum = self._mapped(lambda values: lax.psum(values, AXIS)[0], (split,), whole, [])
 
     def _mapped(self, function: Callable[..., Any], inputs: Any, outputs: Any, donate: list[int]) -> Any:
         mapped = jax.shard_map(function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
         return device.compile_function(mapped, donate=donate)
 
-    def _advance(self, batches: list[list[Raw]], rate: Any, step: Any) -> tuple[State, Any, Any]:
+    def _advance(self, batches: list[list[Raw]], rate: Any, step: Any) -> tuple[State, Metrics]:
         count = self.param.iter_size
         first = self.iteration * count
         stop = self._split([np.array([self._stop_asked], np.float32)] * len(batches))
@@ -108,9 +108,9 @@ class GroupEngine(Engine):
             for offset in range(1, count):
                 total = self._group_more(self.state.params, total, raws[offset], np.uint32(first + offset))
             done = self._group_last(self.state, total, rate, step, stop)
-        state, loss, outputs, stops = done
+        state, shown, stops = done
         self._stops.append(stops)
-        return state, loss, outputs
+        return state, shown
 
     def ask_to_stop(self) -> None:
         """Ask the whole group to end; it does so together within two iterations."""

@@ -80,7 +80,7 @@ def _by_name(member: Member) -> tuple[int, int, str, str]:
     return (0 if member.worker.isdigit() else 1, number, member.worker, member.address)
 
 
-def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]], deadline: float) -> None:
+def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]]) -> None:
     """Every member must see the data.
 
     Raises:

@@ -11,7 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,7 +28,21 @@ from cosdask.solver.policies import policy_step
 from cosdask.solver.snapshots import history_from_blobs, model_of, read_state, snapshot_names, write_snapshot
 from cosdask.solver.step import Gradient, Raw, State, TrainStep, add_gradients
 
-Metrics = tuple[Any, Mapping[str, Any]]  # the loss and the outputs of an iteration, on the device
+
+
+class Metrics(NamedTuple):
+    """What an iteration shows, on the device.
+
+    Attributes:
+        loss: mean over the iteration's batches: what Caffe displays and smooths.
+        last_loss: of the last batch of each rank, averaged over ranks.
+        outputs: of the TRAIN net in the last batch.
+    """
+
+    loss: Any
+    last_loss: Any
+    outputs: Mapping[str, Any]
+
 
 
 @dataclass(frozen=True)
@@ -174,21 +188,23 @@ class Engine:
     def _compile(self) -> None:
         functions = self.step_functions
 
-        def fused(state: State, raw: Raw, batch: Any, rank: Any, rate: Any, step: Any) -> tuple[State, Any, Any]:
+        def fused(state: State, raw: Raw, batch: Any, rank: Any, rate: Any, step: Any) -> tuple[State, Metrics]:
             gradient = functions.gradient(state.params, raw, batch, rank)
-            return functions.update(state, gradient, rate, step), gradient.loss, gradient.outputs
+            shown = Metrics(gradient.loss, gradient.last_loss, gradient.outputs)
+            return functions.update(state, gradient, rate, step), shown
 
         def accumulate(params: Params, total: Gradient, raw: Raw, batch: Any, rank: Any) -> Gradient:
             return add_gradients(total, functions.gradient({**params, **total.sums}, raw, batch, rank))
 
-        def finish(state: State, ranks: list[Gradient], rate: Any, step: Any) -> tuple[State, Any]:
+        def finish(state: State, ranks: list[Gradient], rate: Any, step: Any) -> tuple[State, Metrics]:
             mean = jax.tree.map(lambda *values: sum(values[1:], values[0]) / np.float32(len(values)), *ranks)
-            return functions.update(state, mean, rate, step), mean.loss / np.float32(self.param.iter_size)
+            shown = Metrics(mean.loss / np.float32(self.param.iter_size), mean.last_loss, {})
+            return functions.update(state, mean, rate, step), shown
 
         self._fused = device.compile_function(fused, donate=[0])
         self._first = device.compile_function(functions.gradient)
         self._accumulate = device.compile_function(accumulate, donate=[1])
-        self._finish = device.compile_function(finish, donate=[0, 1])
+        self._finish = device.compile_function(finish, donate=[0])
 
     @property
     def feeds(self) -> list[Feed]:
@@ -212,22 +228,24 @@ class Engine:
         """One iteration."""
         batches = [[next(feed) for _ in range(self.param.iter_size)] for feed in self.feeds]
         rate, step = self.step_functions.scalars(self.iteration)
-        self.state, loss, outputs = self._advance(batches, rate, step)
-        self._metrics = (loss, outputs)
-        self._losses.append(loss)
+        self.state, self._metrics = self._advance(batches, rate, step)
+        self._losses.append(self._metrics.loss)
         self.iteration += 1
 
-    def _advance(self, batches: list[list[Raw]], rate: Any, step: Any) -> tuple[State, Any, Any]:
+    def _advance(self, batches: list[list[Raw]], rate: Any, step: Any) -> tuple[State, Metrics]:
         first = np.uint32(self.iteration * self.param.iter_size)
         if len(batches) == 1 and self.param.iter_size == 1:
-            return self._fused(self.state, batches[0][0], first, np.uint32(self.settings.ranks[0]), rate, step)
+            done: tuple[State, Metrics] = self._fused(
+                self.state, batches[0][0], first, np.uint32(self.settings.ranks[0]), rate, step
+            )
+            return done
         gradients = [
             self._rank_gradient(raws, first, np.uint32(rank))
             for rank, raws in zip(self.settings.ranks, batches, strict=True)
         ]
         outputs = gradients[0].outputs
-        state, loss = self._finish(self.state, [g._replace(outputs={}) for g in gradients], rate, step)
-        return state, loss, outputs
+        state, shown = self._finish(self.state, [g._replace(outputs={}) for g in gradients], rate, step)
+        return state, shown._replace(outputs=outputs)
 
     def _rank_gradient(self, raws: list[Raw], first: np.uint32, rank: np.uint32) -> Gradient:
         params = self.state.params
@@ -244,10 +262,18 @@ class Engine:
 
     @property
     def loss(self) -> float:
-        """The loss of the last iteration, not smoothed."""
+        """The loss of the last iteration, a mean over its batches, not smoothed."""
+        return float(self._shown().loss)
+
+    @property
+    def last_loss(self) -> float:
+        """The loss of the last batch of the last iteration."""
+        return float(self._shown().last_loss)
+
+    def _shown(self) -> Metrics:
         if self._metrics is None:
             raise SolverError("no iteration has been made yet, so there is no loss.")
-        return float(self._metrics[0])
+        return self._metrics
 
     @property
     def smoothed_loss(self) -> float:
@@ -257,7 +283,7 @@ class Engine:
     @property
     def outputs(self) -> dict[str, Any]:
         """The TRAIN net's outputs in the last iteration."""
-        return plain_outputs(self._metrics[1] if self._metrics else {})
+        return plain_outputs(self._metrics.outputs if self._metrics else {})
 
     # -- testing -----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cosdask.errors import SolverError
 from cosdask.nn.net import Net
-from cosdask.proto import caffe_pb2
+from cosdask.proto import caffe_pb2, filter_net, read_net
 from cosdask.storage import parent, resolve
 
 Param = caffe_pb2.SolverParameter
@@ -22,6 +22,11 @@ class NetSource:
     level: int = 0
     stages: tuple[str, ...] = ()
     folder: str | None = None
+
+    def layers(self) -> list[caffe_pb2.LayerParameter]:
+        """The net's layers in its phase, without building it."""
+        message = self.where if isinstance(self.where, caffe_pb2.NetParameter) else read_net(self.where)
+        return list(filter_net(message, self.phase, self.level, self.stages).layer)
 
     def open(self, weights: str | None = None, seed: int | None = None) -> Net:
         """Build the net."""

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+
 from cosdask.errors import SolverError
 from cosdask.events import Event
 from cosdask.nn.net import Net
@@ -54,6 +56,7 @@ class Solver:
         self.param: caffe_pb2.SolverParameter = param
         self.engine = Engine(param, settings)
         self._loop = Loop(self.engine, on_event)
+        self._net_at = -1
 
     @property
     def iter(self) -> int:
@@ -62,8 +65,12 @@ class Solver:
 
     @property
     def loss(self) -> float:
-        """The loss of the last iteration, not smoothed."""
-        return self.engine.loss
+        """The loss of the last iteration, not smoothed; with ``iter_size`` above 1, of its last batch.
+
+        That is what the net's loss blob holds after Caffe's step; events carry the mean over the iteration's batches,
+        which is what Caffe displays.
+        """
+        return self.engine.last_loss
 
     @property
     def lr(self) -> float:
@@ -72,8 +79,14 @@ class Solver:
 
     @property
     def net(self) -> Net:
-        """The TRAIN net with the current weights."""
-        return self.engine.sync_net()
+        """The TRAIN net with a copy of the current weights, which stays as it is when training goes on."""
+        if self._net_at != self.iter:
+            self.engine.sync_net()
+            net = self.engine.net
+            # a step gives the weights' buffers away, so what users hold must be a copy
+            net.params = {key: jnp.array(value) for key, value in net.params.items()}
+            self._net_at = self.iter
+        return self.engine.net
 
     @property
     def test_nets(self) -> list[Net]:
@@ -106,6 +119,7 @@ class Solver:
     def restore(self, state: str | os.PathLike[str]) -> None:
         """Go on from a solver state, Caffe's or cosdask's, with the data position that belongs to it."""
         self.engine.restore(os.fspath(state))
+        self._net_at = -1
 
     def close(self) -> None:
         """End the background threads; stepping on starts new ones."""
@@ -119,4 +133,4 @@ class Solver:
 
 
 def _share(engine: Engine, test: Test) -> None:
-    test.net.params = test.weights(engine.state.params)
+    test.net.params = {key: jnp.array(value) for key, value in test.weights(engine.state.params).items()}

@@ -34,11 +34,20 @@ class State(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """What one batch gives: gradients, running sums after it, the loss, and the net's outputs."""
+    """What a batch, or several added up, give.
+
+    Attributes:
+        grads: summed over the batches.
+        sums: running sums after the last batch.
+        loss: summed over the batches.
+        last_loss: of the last batch.
+        outputs: the net's, of the last batch.
+    """
 
     grads: Params
     sums: Params
     loss: Array
+    last_loss: Array
     outputs: dict[str, Array]
 
 
@@ -89,7 +98,7 @@ class TrainStep:
             return self.net.loss(weights, inputs, rng)
 
         (total, (outputs, after)), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return Gradient(grads, {key: after[key] for key in self.sum_keys}, total, outputs)
+        return Gradient(grads, {key: after[key] for key in self.sum_keys}, total, total, outputs)
 
     def update(self, state: State, gradient: Gradient, rate: Array, step: Array) -> State:
         """New weights and history from the gradient, summed over ``iter_size`` and averaged over ranks.
@@ -128,9 +137,9 @@ class TrainStep:
 
 
 def add_gradients(first: Gradient, second: Gradient) -> Gradient:
-    """The sum of two batches' gradients and losses; sums and outputs are the second's."""
+    """The two together: gradients and losses added, the rest as the second left it."""
     grads = {key: grad + second.grads[key] for key, grad in first.grads.items()}
-    return Gradient(grads, second.sums, first.loss + second.loss, second.outputs)
+    return second._replace(grads=grads, loss=first.loss + second.loss)
 
 
 def _regularization(param: caffe_pb2.SolverParameter) -> Callable[[Array, Array, float], Array]:

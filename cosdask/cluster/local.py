@@ -1,0 +1,42 @@
+"""Workers on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import distributed
+
+from cosdask.device import cpu_count, gpu_count
+
+
+class LocalCluster(distributed.LocalCluster):
+    """A ``distributed.LocalCluster`` shaped for training: a process a worker, one GPU or a share of the cores each.
+
+    Args:
+        n_workers: default: one a GPU; without GPUs one for each eight cores, for a rank uses several cores better than
+            several ranks do.
+        threads_per_worker: CPU threads of a worker and of its rank; default: the cores shared out evenly.
+        **keywords: as of ``distributed.LocalCluster``; it listens on loopback, and shows its dashboard on a free port.
+
+    Example:
+        >>> with LocalCluster(n_workers=1) as cluster, distributed.Client(cluster) as client:
+        ...     client.submit(sum, [1, 2]).result()
+        3
+    """
+
+    def __init__(self, n_workers: int | None = None, threads_per_worker: int | None = None, **keywords: Any) -> None:
+        workers = n_workers if n_workers is not None else gpu_count() or max(1, cpu_count() // 8)
+        threads = threads_per_worker or max(1, cpu_count() // max(1, workers))
+        # XLA takes its number of threads from NPROC: work in Dask's own tasks shall not take every worker's cores
+        environment = {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads), **keywords.pop("env", {})}
+        super().__init__(
+            n_workers=workers,
+            threads_per_worker=threads,
+            processes=True,
+            host=keywords.pop("host", "127.0.0.1"),
+            dashboard_address=keywords.pop("dashboard_address", "127.0.0.1:0"),
+            # a rank is a child process, which Dask's memory limit does not see
+            memory_limit=keywords.pop("memory_limit", 0),
+            env=environment,
+            **keywords,
+        )

@@ -1,0 +1,105 @@
+"""Evaluation without a group: every row once, in ordinary Dask tasks."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client
+
+from cosdask.data import Segment, Source, get_source, window
+from cosdask.errors import ConfigError, DataError
+from cosdask.nn.net import Net
+from cosdask.nn.partition import hash_of
+from cosdask.parallel.group import Member, check_data
+from cosdask.parallel.plugins import load_plugins
+from cosdask.proto import parse_solver
+from cosdask.solver import Evaluator, Totals
+from cosdask.solver.nets import test_nets
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A TEST net with weights and rows, named so that any worker can open it.
+
+    Attributes:
+        solver: text of the self-contained solver.
+        model: weights file.
+        digest: its SHA-256, so that a changed file is noticed.
+        spec: JSON of the source's specification, rows counted.
+        rows: number of rows.
+        batch: rows of a batch.
+        plugins: the user's own layers and sources.
+    """
+
+    solver: str
+    model: str
+    digest: str
+    spec: str
+    rows: int
+    batch: int
+    plugins: str
+
+    def open(self) -> tuple[Net, Source, Evaluator]:
+        """On a worker: the net, its source and its evaluator; opened and compiled once a process."""
+        return _opened(self)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(evaluation: Evaluation) -> tuple[Net, Source, Evaluator]:
+    load_plugins(evaluation.plugins)
+    found = hash_of(evaluation.model)
+    if found != evaluation.digest:
+        raise DataError(f"{evaluation.model}: has changed since the work began.", path=evaluation.model)
+    net = _test_net(evaluation.solver, evaluation.model)
+    source = Source.from_spec(json.loads(evaluation.spec))
+    return net, source, Evaluator(net, source)
+
+
+def _test_net(solver: str, model: str | None) -> Net:
+    nets = test_nets(parse_solver(solver), None)
+    if not nets:
+        raise ConfigError(
+            "the solver has no test net: state test_iter (0 is enough where nothing is validated while training)."
+        )
+    return nets[0].open(weights=model, seed=0)
+
+
+def inspect_test(solver: str, model: str, spec: dict[str, Any] | None, plugins: str) -> Evaluation:
+    """On a worker: build the net, load the weights, find and count the rows; what is wrong is raised here."""
+    load_plugins(plugins)
+    net = _test_net(solver, model)
+    source = get_source(net, phase="TEST") if spec is None else Source.from_spec(spec)
+    text = json.dumps(source.spec())
+    return Evaluation(solver, model, hash_of(model), text, source.rows, source.batch_size, plugins)
+
+
+def test(client: Client, evaluation: Evaluation, members: list[Member]) -> dict[str, Any]:
+    """The outputs of the TEST net, averaged over all rows."""
+    check_data(client, members, [json.loads(evaluation.spec)])
+    world = len(members)
+    futures = [
+        client.submit(
+            evaluate_rows,
+            evaluation,
+            window(0, evaluation.rows, evaluation.rows, world, rank),
+            key=f"cosdask-test-{rank}-{time.time_ns()}",
+            workers=[member.address],
+            allow_other_workers=True,
+            pure=False,
+        )
+        for rank, member in enumerate(members)
+    ]
+    total = functools.reduce(Totals.merge, client.gather(futures, asynchronous=False))
+    if total.rows != evaluation.rows:
+        raise DataError(f"{evaluation.rows} rows were counted, {total.rows} were evaluated; did the data change meanwhile?")
+    return total.means()
+
+
+def evaluate_rows(evaluation: Evaluation, segments: list[Segment]) -> Totals:
+    """On a worker: the sums of the outputs over some rows."""
+    net, _, evaluator = evaluation.open()
+    return evaluator.totals(net.params, segments)
