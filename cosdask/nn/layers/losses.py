@@ -116,7 +116,7 @@ class EuclideanLoss(Layer):
             NetError: where the bottoms differ in rows or in values a row.
         """
         first, second = self.bottom_shapes
-        if first[:1] != second[:1] or count(first) != count(second):
+        if not first or first[:1] != second[:1] or count(first) != count(second):
             self.fail(f"its bottoms, of shapes {first} and {second}, must have equal rows and values a row.")
         self.top_shapes = [()]
 

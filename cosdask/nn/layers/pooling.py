@@ -63,14 +63,14 @@ class Windows:
         return a, b
 
     def divisors(self) -> np.ndarray:
-        """Places of each window that lie inside of the padded bottom, float32 of shape ``out``.
+        """Places of each window that lie inside of the padded bottom (at least 1), float32 of shape ``out``.
 
         Caffe divides by these, so padding counts, but not what lies beyond it.
         """
         lines = []
         for n, k, s, p, o in zip(self.size, self.kernel, self.stride, self.pad, self.out, strict=True):
             start = np.arange(o) * s - p
-            lines.append(np.minimum(start + k, n + p) - start)
+            lines.append(np.maximum(np.minimum(start + k, n + p) - start, 1))
         return np.outer(*lines).astype(np.float32)
 
 
