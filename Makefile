@@ -16,7 +16,7 @@ help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo-installed  ## Train, test and use LeNet on 5,000 real digits (results in out/demo)
-	$(BIN)/cosdask demo --output $(OUT)
+	$(BIN)/cosdask demo --output $(OUT) --overwrite
 
 test: lint  ## Lint, then every test and every example in the docstrings
 	$(BIN)/python -m pytest

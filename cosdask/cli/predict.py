@@ -143,7 +143,9 @@ class Classifier:
     transform: Any
 
     @classmethod
-    def open(cls, net: str, model: str, blob: str | None, mean: str | None, scale: str | None) -> Classifier:
+    def open(
+        cls, net: str, model: str, blob: str | None = None, mean: str | None = None, scale: str | None = None
+    ) -> Classifier:
         """Reads net and weights; see the flags of ``cosdask predict`` for the arguments.
 
         Raises:
