@@ -10,14 +10,12 @@ import functools
 from typing import Any
 
 import jax
-from jax._src import xla_bridge  # gloo's host name has no public setting
+from jax._src.lib import _jax  # type: ignore[attr-defined]  # gloo's host name has no public setting
 
 from cosdask.errors import DeadlineError, GroupError
 
 
-def join_group(
-    coordinator: str, world: int, process: int, host: str, deadline: float, heartbeat: float = 10.0
-) -> None:
+def join_group(coordinator: str, world: int, process: int, host: str, deadline: float, heartbeat: float = 10.0) -> None:
     """Join the other processes of the group; must come before the first use of JAX's devices.
 
     Args:
@@ -62,11 +60,11 @@ def leave_group() -> None:
 
 
 def _listen_on(host: str) -> None:
-    """Make gloo use ``host``: by default it takes what the machine's own name resolves to, often the wrong interface."""
+    """Make gloo use ``host``; by default it takes what the machine's own name resolves to, often the wrong one."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    make = xla_bridge._jax.make_gloo_tcp_collectives
+    make = _jax.make_gloo_tcp_collectives
     if not isinstance(make, functools.partial):
-        xla_bridge._jax.make_gloo_tcp_collectives = functools.partial(_make_gloo, make, host)
+        _jax.make_gloo_tcp_collectives = functools.partial(_make_gloo, make, host)
 
 
 def _make_gloo(make: Any, host: str, **keywords: Any) -> Any:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
+import itertools
+import threading
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pandas as pd
 from distributed import Client, get_client
 
+import cosdask
 from cosdask.config import Config
-from cosdask.errors import ConfigError
-from cosdask.events import Event, Restarted, from_dict
-from cosdask.nn.net import Net
+from cosdask.errors import ConfigError, DeadlineError, GroupError
+from cosdask.events import Event, Restarted, RunEnded, Snapshot, Warned, from_dict
 from cosdask.parallel import evaluate, features, prepare
 from cosdask.parallel.generation import Generation
-from cosdask.parallel.group import Member, check_data, wait_for_members
+from cosdask.parallel.group import Member, check_data, scheduler_address, wait_for_members
 from cosdask.parallel.job import Job
 from cosdask.parallel.plugins import dump_plugins
 from cosdask.parallel.results import Record, TrainResult
@@ -28,6 +32,8 @@ from cosdask.storage import RunFolder, run_folder_for
 from cosdask.view import Consumer, default_consumers
 
 Result = TypeVar("Result")
+#: seconds to wait for the last event once the ranks have ended
+_LAST_EVENT = 30.0
 #: generations without progress after which a run ends
 FRUITLESS = 3
 
@@ -52,8 +58,6 @@ class CaffeOnDask:
         config: Config | None = None,
         consumers: Sequence[Consumer] | None = None,
     ) -> None:
-        if isinstance(client, Config):
-            client, config = None, client
         if config is None:
             raise ConfigError("CaffeOnDask needs a config: CaffeOnDask(client, cosdask.Config(conf=..., model=...))")
         self.config = config
@@ -111,7 +115,7 @@ class CaffeOnDask:
             return function(self.client)
 
         def apart() -> Result:
-            address, security = self.client.scheduler.address, self.client.security
+            address, security = scheduler_address(self.client), self.client.security
             with Client(address, security=security, set_as_default=False) as client:
                 return function(client)
 
@@ -127,21 +131,36 @@ class CaffeOnDask:
         param.random_seed = solver_seed(param, config.seed)
         if not validate:
             param.test_interval = 0
+        folder = RunFolder(run_folder_for(prepare.absolute(config.model)))
+        if config.resume:
+            config = Config.from_dict({**config.to_dict(), "snapshot": _newest_state(folder), "resume": False})
+            param.random_seed = folder.read_run()["seed"]
         members = self._members(client)
-        job = self._job(client, param, members, source, validation, validate)
-        folder = RunFolder(run_folder_for(job.model))
+        job = self._job(client, config, param, members, source, validation, validate)
+        if not self.config.resume:
+            folder.reset()
         folder.write_run(_run_description(config, job, members))
-        record = Record()
-        consumers = [record, *(default_consumers(config.progress) if self._consumers is None else self._consumers)]
-        with _Subscription(client, job.topic, consumers):
-            self._generations(client, job, members, folder, consumers, record)
-        return record.result(job.solver, job.model, folder.url)
+        consumers = default_consumers(config.progress) if self._consumers is None else list(self._consumers)
+        run = _Run(client, job.topic, folder, consumers)
+        with run:
+            self._generations(client, job, members, run)
+            run.wait_for_end()
+        result = run.record.result(job.solver, job.model, folder.url)
+        if result.status != "done":
+            raise GroupError(f"the training was asked to stop. {run.where_it_stopped()}")
+        return result
 
     def _job(
-        self, client: Client, param: Any, members: list[Member], source: Any, validation: Any, validate: bool
+        self,
+        client: Client,
+        config: Config,
+        param: caffe_pb2.SolverParameter,
+        members: list[Member],
+        source: Any,
+        validation: Any,
+        validate: bool,
     ) -> Job:
         """Everything the ranks need; what is wrong with nets or data is raised here, before they start."""
-        config = self.config
         solver = to_text(param)
         given = None if source is None else source_spec(client, source, solver, "TRAIN")
         found = client.submit(
@@ -163,31 +182,52 @@ class CaffeOnDask:
             members=[member.as_dict() for member in members],
             threads=[config.threads or member.threads for member in members],
             weights=weights,
-            snapshot=prepare.absolute(self._resume_from() if config.resume else config.snapshot),
+            snapshot=prepare.absolute(config.snapshot),
             validate=validate and bool(tests),
             devices=config.devices,
             deadline=config.worker_deadline,
             plugins=dump_plugins(),
         )
 
-    def _resume_from(self) -> str:
-        folder = RunFolder(run_folder_for(self.config.model))
-        found, problems = newest_whole(folder)
-        if found is None:
-            raise ConfigError(f"--resume: {folder.url} holds no whole snapshot. {' '.join(problems)}")
-        return found["state"]
+    def _generations(self, client: Client, job: Job, members: list[Member], run: _Run) -> None:
+        """Run groups one after the other until one comes to the end.
 
-    def _generations(
-        self,
-        client: Client,
-        job: Job,
-        members: list[Member],
-        folder: RunFolder,
-        consumers: list[Any],
-        record: Record,
-    ) -> None:
-        """Run the job to its end; errors end it."""
-        Generation(client, job, members).run()
+        Where a rank or a worker is lost, a new group goes on from the newest whole snapshot. Errors that would come
+        again end the run, and so do losses without progress between them.
+        """
+        fruitless, best = 0, -1
+        for generation in itertools.count():
+            try:
+                Generation(client, replace(job, generation=generation), members).run()
+                return
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(run.where_it_stopped()) from error
+            except GroupError as error:
+                if not error.where.get("died"):
+                    raise
+                reached = run.record.reached()
+                fruitless = fruitless + 1 if reached <= best else 0
+                best = max(best, reached)
+                if fruitless >= FRUITLESS:
+                    raise
+                members, job = self._after_loss(client, job, run, generation, error.message)
+
+    def _after_loss(
+        self, client: Client, job: Job, run: _Run, generation: int, reason: str
+    ) -> tuple[list[Member], Job]:
+        """The members and the job of the next group; the loss is told and kept."""
+        config = self.config
+        members = wait_for_members(client, job.world, job.world, config.worker_deadline)
+        snapshot, problems = newest_whole(run.folder)
+        for problem in problems:
+            run.tell(Warned(message=problem))
+        if snapshot is not None:
+            job = replace(job, snapshot=snapshot["state"], weights="")
+        run.tell(
+            Restarted(generation=generation + 1, reason=reason, iteration=snapshot["iteration"] if snapshot else 0)
+        )
+        threads = [config.threads or member.threads for member in members]
+        return members, replace(job, members=[member.as_dict() for member in members], threads=threads)
 
     def _test(self, client: Client, source: Any) -> dict[str, Any]:
         self.config.check("test")
@@ -216,6 +256,15 @@ class CaffeOnDask:
         return wait_for_members(client, config.clusterSize, config.min_workers, config.worker_deadline)
 
 
+def _newest_state(folder: RunFolder) -> str:
+    """The state of the newest whole snapshot of a run."""
+    found, problems = newest_whole(folder)
+    if found is None:
+        why = " ".join(problems) or "It was never started, or ended before its first snapshot."
+        raise ConfigError(f"--resume: {folder.url} holds no whole snapshot. {why}", option="resume")
+    return found["state"]
+
+
 def _then(value: Any, function: Callable[[Any], Any]) -> Any:
     """Apply a function to a value, or to what an awaitable will give."""
     if not asyncio.iscoroutine(value):
@@ -227,37 +276,58 @@ def _then(value: Any, function: Callable[[Any], Any]) -> Any:
     return later()
 
 
-class _Subscription:
-    """Hands a run's events to the consumers while it runs."""
+class _Run:
+    """A run as the client follows it: its events go to the consumers, and are kept for the result."""
 
-    def __init__(self, client: Client, topic: str, consumers: list[Any]) -> None:
-        self._client, self._topic, self._consumers = client, topic, consumers
+    def __init__(self, client: Client, topic: str, folder: RunFolder, consumers: list[Consumer]) -> None:
+        self.folder, self.record = folder, Record()
+        self._client, self._topic = client, topic
+        self._ended = threading.Event()
+        # a run that is taken up again goes on with its own record; views only show what is new
+        for record in folder.read_events():
+            self.record.handle(from_dict(record))
+        self._consumers: list[Consumer] = [self.record, *consumers]
 
     def __enter__(self) -> None:
         self._client.subscribe_topic(self._topic, self._handle)
 
     def __exit__(self, *_: object) -> None:
         self._client.unsubscribe_topic(self._topic)
+        self.folder.close()
         for consumer in self._consumers:
             consumer.close()
 
     def _handle(self, message: Any) -> None:
         _, record = message
-        tell(self._consumers, from_dict(record))
+        self._spread(from_dict(record))
 
+    def _spread(self, event: Event) -> None:
+        for consumer in self._consumers:
+            consumer.handle(event)
+        if isinstance(event, RunEnded):
+            self._ended.set()
 
-def tell(consumers: list[Any], event: Event) -> None:
-    """Hand an event to every consumer."""
-    for consumer in consumers:
-        consumer.handle(event)
+    def wait_for_end(self) -> None:
+        """Wait for the last event, which may come a moment after the ranks' results."""
+        if not self._ended.wait(_LAST_EVENT):
+            raise DeadlineError(f"the ranks ended, but their last event did not come within {_LAST_EVENT:.0f} s.")
+
+    def tell(self, event: Event) -> None:
+        """An event of the driver's own."""
+        self.folder.append_event(event.to_dict())
+        self._spread(event)
+
+    def where_it_stopped(self) -> str:
+        """What there is to go on from, in words."""
+        snapshots = self.record.of(Snapshot)
+        if not snapshots:
+            return "There is no snapshot yet."
+        last = snapshots[-1]
+        return f"The snapshot of iteration {last.iteration} is {last.state}; go on from it with --resume."
 
 
 def _run_description(config: Config, job: Job, members: list[Member]) -> dict[str, Any]:
     """What ``run.json`` holds: all that resuming and reporting need."""
-    import importlib.metadata
-
-    import jax
-
     return {
         "run_id": job.run_id,
         "config": config.to_dict(),
@@ -268,15 +338,6 @@ def _run_description(config: Config, job: Job, members: list[Member]) -> dict[st
         "rows": sum(block[0] for block in job.source["index"]["blocks"]) if "index" in job.source else None,
         "source": job.source,
         "solver": job.solver,
-        "versions": {"cosdask": _version(importlib.metadata), "jax": jax.__version__},
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "distributed", "numpy")},
+        "cosdask": cosdask.__version__,
     }
-
-
-def _version(metadata: Any) -> str:
-    try:
-        return str(metadata.version("cosdask"))
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-__all__ = ["CaffeOnDask", "Net", "Restarted", "TrainResult"]

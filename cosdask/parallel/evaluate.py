@@ -95,7 +95,9 @@ def test(client: Client, evaluation: Evaluation, members: list[Member]) -> dict[
     ]
     total = functools.reduce(Totals.merge, client.gather(futures, asynchronous=False))
     if total.rows != evaluation.rows:
-        raise DataError(f"{evaluation.rows} rows were counted, {total.rows} were evaluated; did the data change meanwhile?")
+        raise DataError(
+            f"{evaluation.rows} rows were counted, {total.rows} were evaluated; did the data change meanwhile?"
+        )
     return total.means()
 
 

@@ -29,7 +29,11 @@ def features(evaluation: Evaluation, blobs: Sequence[str], workers: int) -> Any:
     size = evaluation.batch * max(1, -(-batches // (_SHARE * workers)))
     ranges = [(start, min(start + size, evaluation.rows)) for start in range(0, evaluation.rows, size)]
     return dd.from_map(
-        feature_rows, ranges, evaluation=evaluation, blobs=tuple(blobs), meta=_frame([], _no_rows(blobs), blobs),
+        feature_rows,
+        ranges,
+        evaluation=evaluation,
+        blobs=tuple(blobs),
+        meta=_frame([], _no_rows(blobs), blobs),
         label="cosdask-features",
     )
 

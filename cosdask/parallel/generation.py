@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from distributed import Client, Future
-from distributed.client import wait as wait_futures
 
 from cosdask.errors import CosdaskError, DeadlineError, GroupError
 from cosdask.parallel import link
@@ -18,8 +17,12 @@ from cosdask.parallel.job import Job
 
 #: seconds between two signs of life from the driver to the workers
 TOUCH = 5.0
-#: seconds that ranks have to end after they were asked to
+#: seconds between two looks at which workers are there
+LOOK = 1.0
+#: seconds that ranks have to snapshot and end after they were asked to
 STOPPING = 60.0
+#: seconds that killed ranks have to be gone
+ENDING = 10.0
 
 
 class Generation:
@@ -30,7 +33,8 @@ class Generation:
         coordinator = meeting_point(client, members, job.deadline) if job.world > 1 else ""
         self.job = replace(job, coordinator=coordinator)
         self._futures: list[Future] = []
-        self._touched = time.monotonic()
+        self._changed = threading.Event()
+        self._touched = self._looked = time.monotonic()
 
     def run(self) -> list[dict[str, Any]]:
         """Run to the end: the ranks' results, by rank.
@@ -60,8 +64,16 @@ class Generation:
             # it fails at once, by the address it was sent to
             key = f"cosdask-rank-{rank}-{self.job.run_id}-{self.job.generation}"
             future = self.client.submit(
-                link.run_rank, text, rank, key=key, workers=[member.address], allow_other_workers=True, pure=False, retries=0
+                link.run_rank,
+                text,
+                rank,
+                key=key,
+                workers=[member.address],
+                allow_other_workers=True,
+                pure=False,
+                retries=0,
             )
+            future.add_done_callback(lambda _: self._changed.set())
             self._futures.append(future)
 
     def _wait(self) -> list[dict[str, Any]]:
@@ -72,58 +84,71 @@ class Generation:
 
     def _look(self) -> None:
         """Wait a moment, then raise what has gone wrong since."""
-        pending = [future for future in self._futures if not future.done()]
-        if pending:
-            with contextlib.suppress(TimeoutError):
-                wait_futures(pending, timeout=0.25, return_when="FIRST_COMPLETED")
+        self._changed.wait(0.25)
+        self._changed.clear()
         if any(future.status in ("error", "cancelled", "lost") for future in self._futures):
             raise self._gather_error()
         now = time.monotonic()
+        if now - self._looked > LOOK:
+            self._looked = now
+            self._check_workers()
         if now - self._touched > TOUCH:
             self._touched = now
-            self._check_workers()
             self._everywhere(link.touch)
+
+    def _settled(self, seconds: float) -> bool:
+        """Wait until every rank's task has ended in some way; False where the time was too short."""
+        until = time.monotonic() + seconds
+        while not all(future.done() for future in self._futures):
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(min(left, 0.25))
+            self._changed.clear()
+        return True
 
     def _check_workers(self) -> None:
         there = workers_of(self.client)
         for rank, member in enumerate(self.members):
             if member.address not in there and not self._futures[rank].done():
                 raise GroupError(
-                    f"rank {rank}: worker {member.worker} at {member.host} is gone.", died=True, rank=rank, host=member.host
+                    f"rank {rank}: worker {member.worker} at {member.host} is gone.",
+                    died=True,
+                    rank=rank,
+                    host=member.host,
                 )
 
     def _gather_error(self) -> BaseException:
         """The most telling of the ranks' errors: one rank's own error ends the others, whose ends say little."""
-        self._end_all()
-        found = []
-        for future in self._futures:
-            if future.status == "error":
-                found.append(future.exception())
+        self._everywhere(link.kill_rank)
+        self._settled(ENDING)
+        found = [future.exception() for future in self._futures if future.status == "error"]
         telling = [error for error in found if not _is_death(error)]
         if telling:
             return telling[0]
-        if found and isinstance(found[0], CosdaskError):
-            first = found[0]
+        ours = [error for error in found if isinstance(error, CosdaskError)]
+        if ours:
+            # the first to go says why; those it took along only lost a peer
+            first = next((error for error in ours if not error.where.get("lost_peer")), ours[0])
             return GroupError(first.message, **{**first.where, "died": True})
         return GroupError("a rank's task was lost with its worker.", died=True)
 
     def _stop(self) -> None:
-        """Ask the ranks to snapshot and end, and wait for it."""
-        self._everywhere(link.stop_rank)
-        until = time.monotonic() + STOPPING
-        while not all(future.done() for future in self._futures):
-            left = until - time.monotonic()
-            if left <= 0:
-                self._end_all()
-                raise DeadlineError(f"the ranks did not end within {STOPPING:.0f} s of being asked to; they were killed.")
-            with contextlib.suppress(TimeoutError):
-                wait_futures(self._futures, timeout=min(left, 1.0))
+        """Ask the ranks to snapshot and end, and wait for it; a second Ctrl-C ends them at once."""
+        try:
+            self._everywhere(link.stop_rank)
+            if not self._settled(STOPPING):
+                raise DeadlineError(
+                    f"the ranks did not end within {STOPPING:.0f} s of being asked to; they were killed."
+                )
+        except BaseException:
+            self._end_all()
+            raise
 
     def _end_all(self) -> None:
         """End every rank at once."""
         self._everywhere(link.kill_rank)
-        with contextlib.suppress(TimeoutError):
-            wait_futures(self._futures, timeout=5.0)
+        self._settled(ENDING)
         self.client.cancel(self._futures, force=True)
 
     def _everywhere(self, function: Callable[[str], Any]) -> None:

@@ -32,6 +32,13 @@ def workers_of(client: Client) -> dict[str, Any]:
     return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
+def scheduler_address(client: Client) -> str:
+    """Where the client's scheduler is."""
+    if client.scheduler is None:
+        raise GroupError("the Dask client is closed; make a new one.")
+    return str(client.scheduler.address)
+
+
 def wait_for_members(client: Client, wanted: int | None, least: int | None, deadline: float) -> list[Member]:
     """The workers to use, in rank order: sorted by name, so that results do not depend on who came first.
 
@@ -56,7 +63,7 @@ def wait_for_members(client: Client, wanted: int | None, least: int | None, dead
                 break
             raise DeadlineError(
                 f"{len(found)} worker(s) of {needed} arrived within {deadline:.0f} s at the scheduler "
-                f"{client.scheduler.address}. Start more, ask for fewer with -clusterSize, accept fewer with "
+                f"{scheduler_address(client)}. Start more, ask for fewer with -clusterSize, accept fewer with "
                 "--min-workers, or wait longer with --worker-deadline."
             )
         _wait_a_little(client, needed, min(left, 1.0))
@@ -87,7 +94,9 @@ def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]
         DataError: naming the host and path, with the remedy.
     """
     futures = [
-        client.submit(check_visible, specs, workers=[member.address], pure=False, key=f"cosdask-check-data-{i}-{time.time_ns()}")
+        client.submit(
+            check_visible, specs, workers=[member.address], pure=False, key=f"cosdask-check-data-{i}-{time.time_ns()}"
+        )
         for i, member in enumerate(members)
     ]
     found = client.gather(futures, asynchronous=False)

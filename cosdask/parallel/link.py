@@ -113,7 +113,9 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
     if not _claim.acquire(blocking=False):
         live = _live
         other = f"run {live.job.run_id}, pid {live.process.pid}" if live else "another run"
-        raise GroupError(f"the worker at {worker.address} is training already ({other}); wait for it to end.", rank=rank)
+        raise GroupError(
+            f"the worker at {worker.address} is training already ({other}); wait for it to end.", rank=rank
+        )
     try:
         with tempfile.TemporaryFile(dir=worker.local_directory) as log:
             live = _live = LiveRank(job, rank, _start(job, rank, log), log)
@@ -203,7 +205,7 @@ def _failure(live: LiveRank, last: dict[str, Any], code: int) -> CosdaskError:
         if isinstance(kind, type) and issubclass(kind, CosdaskError):
             return kind(text, **{**last.get("where", {}), **where})
         if _is_lost_peer(last["message"]):
-            return GroupError(f"{_who(live)} lost a peer: {last['message'].splitlines()[0]}", **where)
+            return GroupError(f"{_who(live)} lost a peer: {last['message'].splitlines()[0]}", lost_peer=True, **where)
         return RankError(f"{_who(live)}: {last['error']}: {last['message']}\n{last.get('traceback', '')}", **where)
     cause = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return GroupError(f"{_who(live)} {cause}. Its last output:\n{live.log_tail() or '(none)'}", died=True, **where)

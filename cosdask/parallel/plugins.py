@@ -10,7 +10,7 @@ import base64
 import cloudpickle
 
 from cosdask.data import register_source, registered_sources
-from cosdask.nn.layer import registered_layers, register_layer
+from cosdask.nn.layer import register_layer, registered_layers
 
 
 def dump_plugins() -> str:

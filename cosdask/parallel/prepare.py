@@ -51,7 +51,7 @@ def self_contained(param: Param, path: str | None, model: str) -> Param:
     if copy.HasField("train_net"):
         copy.train_net_param.CopyFrom(_whole_net(copy.train_net, folder))
         copy.ClearField("train_net")
-    inline = [(copy, name) for name in ("net_param", "train_net_param") if param.HasField(name)]  # type: ignore[arg-type]
+    inline = [(copy, name) for name in ("net_param", "train_net_param") if param.HasField(name)]
     for owner, name in inline:
         absolute_paths(getattr(owner, name), folder)
     for net in copy.test_net_param:
@@ -97,7 +97,7 @@ def absolute_paths(net: caffe_pb2.NetParameter, folder: str | None) -> caffe_pb2
 def _paths(net: caffe_pb2.NetParameter) -> Iterator[tuple[caffe_pb2.LayerParameter, str, str]]:
     for layer in net.layer:
         for group, name in _PATH_FIELDS:
-            if layer.HasField(group) and getattr(getattr(layer, group), name):  # type: ignore[arg-type]
+            if layer.HasField(group) and getattr(getattr(layer, group), name):
                 yield layer, group, name
 
 

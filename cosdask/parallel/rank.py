@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import pandas as pd
 
-from cosdask.errors import CosdaskError
+from cosdask.errors import CosdaskError, StorageError
 from cosdask.events import Event, RunEnded, RunStarted, Snapshot, Validation
 from cosdask.parallel.job import Job
 
@@ -46,6 +46,8 @@ def main() -> None:
     """Run one rank; the exit code is 0 where it ended as it should."""
     outlet = Outlet(_take_standard_output())
     _end_with_parent()
+    # Ctrl-C in a terminal reaches every process; the driver decides what it means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     job = Job.from_json(sys.stdin.readline())
     rank = int(sys.argv[1])
@@ -102,7 +104,6 @@ def _train(job: Job, rank: int, outlet: Outlet) -> dict[str, Any]:
 def _listen(stop: Callable[[], None]) -> None:
     """Obey the parent's commands; a closed pipe means that the parent is gone."""
     signal.signal(signal.SIGTERM, lambda number, frame: stop())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def read() -> None:
         for line in sys.stdin:
@@ -153,7 +154,7 @@ class Trainer:
             test_sources=[Source.from_spec(spec) for spec in job.test_sources],
         )
         self._folder = RunFolder(run_folder_for(job.model)) if rank == 0 else None
-        self._validations: list[dict[str, Any]] = []
+        self._validations = self._earlier_validations()
         # the other ranks report less often: their progress only shows that they live
         self.loop = Loop(self.engine, self.emit, Pace(job.pace if rank == 0 else 4 * job.pace), rank)
 
@@ -215,6 +216,16 @@ class Trainer:
             self._keep_validation(event)
         if isinstance(event, Snapshot):
             self._keep_snapshot(event)
+
+    def _earlier_validations(self) -> list[dict[str, Any]]:
+        """What the run found before the snapshot that this group starts from."""
+        if self._folder is None or not self.engine.iteration:
+            return []
+        try:
+            found = self._folder.read_validation()
+        except StorageError:
+            return []  # none before the snapshot
+        return [row for row in found.to_dict("records") if row["iteration"] < self.engine.iteration]
 
     def _keep_validation(self, event: Validation) -> None:
         assert self._folder is not None

@@ -53,7 +53,9 @@ class TrainResult:
     def net(self) -> Net:
         """The TRAIN net with the final weights."""
         if self.status != "done":
-            raise GroupError(f"the training was stopped after {self.iterations} iterations, so there is no final model.")
+            raise GroupError(
+                f"the training was stopped after {self.iterations} iterations, so there is no final model."
+            )
         return train_net(self.solver, None).open(weights=self.model_path)
 
 
@@ -73,6 +75,10 @@ class Record:
     def of(self, kind: type[Any]) -> list[Any]:
         """The events of a kind, in order."""
         return [event for event in self.events if isinstance(event, kind)]
+
+    def reached(self) -> int:
+        """The last iteration that rank 0 told of, in any group."""
+        return max((event.iteration for event in self.of(Progress)), default=-1)
 
     def history(self) -> pd.DataFrame:
         """A row a progress event of rank 0; iterations made again after a restart replace the first ones."""

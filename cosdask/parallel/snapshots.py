@@ -17,7 +17,7 @@ def describe_file(url: str) -> tuple[int, str]:
 
 def newest_whole(folder: RunFolder) -> tuple[Snapshot | None, list[str]]:
     """The newest snapshot whose model and state are as they were written, and what is wrong with newer ones."""
-    problems = []
+    problems: list[str] = []
     for snapshot in sorted(folder.read_snapshots(), key=lambda entry: entry["iteration"], reverse=True):
         problem = _problem(snapshot)
         if problem is None:

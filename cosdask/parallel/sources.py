@@ -71,7 +71,7 @@ def _data_layer(solver: str, phase: str) -> caffe_pb2.LayerParameter:
 
 def _spec_of_path(solver: str, phase: str, path: str) -> dict[str, Any]:
     layer = _data_layer(solver, phase)
-    setattr(getattr(layer, _BLOCKS[layer.type]), "source", path)
+    getattr(layer, _BLOCKS[layer.type]).source = path
     return open_source(layer, phase).spec()
 
 

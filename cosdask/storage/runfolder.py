@@ -65,6 +65,16 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def reset(self) -> None:
+        """Forget what an earlier run of the same model left here; its snapshots' files stay where they are."""
+        fs, path = filesystem(self.url)
+        if not exists(self.url):
+            return
+        for entry in fs.ls(path, detail=False):
+            name = os.path.basename(entry.rstrip("/"))
+            if _EVENT_PART.search(name) or name in ("run.json", "validation.csv", "snapshots.json"):
+                fs.rm_file(entry)
+
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Replace ``run.json``."""
         self._write_json("run.json", dict(run))

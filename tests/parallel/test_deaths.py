@@ -1,0 +1,60 @@
+"""Invariant 5: a death costs seconds, never the run, and the weights are those of the undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from conftest_parallel import config, ranks_alive
+from distributed import Client
+from problems import Problem
+from test_driver import Listener
+
+import cosdask
+from cosdask.events import Progress, Restarted, Snapshot
+
+SETTINGS = "max_iter: 60 snapshot: 20 display: 1"
+
+
+def kill_a_rank(number: int) -> Callable[[], None]:
+    """End a rank's process without warning."""
+
+    def act() -> None:
+        found = {int(process.cmdline()[-1]): process for process in ranks_alive()}
+        found[number].kill()
+
+    return act
+
+
+def kill_a_worker(client: Client) -> Callable[[], None]:
+    """End a whole worker without warning; its nanny brings another."""
+    pids = {name["name"]: name for name in client.scheduler_info(n_workers=-1)["workers"].values()}
+    address = pids[1]["id"] if 1 in pids else next(iter(client.scheduler_info(n_workers=-1)["workers"]))
+    where = next(
+        a for a, w in client.scheduler_info(n_workers=-1)["workers"].items() if w["id"] == address or a == address
+    )
+    pid = client.run(os.getpid, workers=[where])[where]
+    return lambda: os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("victim", ["rank 0", "rank 2", "worker"])
+@pytest.mark.parametrize("moment", [Progress, Snapshot], ids=["in a step", "after a snapshot"])
+def test_a_death_changes_nothing_but_time(
+    client: Client, problem: Callable[..., Problem], victim: str, moment: type
+) -> None:
+    """The new group goes on from the newest whole snapshot, or from the start where there is none yet."""
+    made = problem(settings=SETTINGS)
+    whole = cosdask.CaffeOnDask(client, config(made)).train().params
+    act = kill_a_worker(client) if victim == "worker" else kill_a_rank(int(victim[-1]))
+    listener = Listener(moment, act)
+    result = cosdask.CaffeOnDask(client, config(made, overwrite=True), consumers=[listener]).train()
+    assert result.status == "done"
+    (restart,) = listener.of(Restarted)
+    assert restart.reason
+    assert restart.iteration == (20 if moment is Snapshot else 0)
+    for name, blobs in whole.items():
+        for mine, other in zip(result.params[name], blobs, strict=True):
+            np.testing.assert_array_equal(mine, other)

@@ -1,0 +1,214 @@
+"""What the client sees of a run: events, validations, the run folder, errors, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest_parallel import config
+from distributed import Client
+from problems import AUGMENTED, DROPOUT, Problem, digits
+
+import cosdask
+from cosdask.data import write_lmdb
+from cosdask.errors import ConfigError, CosdaskError, DataError, DeadlineError, GroupError
+from cosdask.events import Event, Progress, RunEnded, RunStarted, Validation
+from cosdask.storage import RunFolder
+
+
+class Listener:
+    """Keeps events and does something at the first of a kind."""
+
+    def __init__(self, kind: type[Event] | None = None, act: Callable[[], None] | None = None) -> None:
+        self.events: list[Event] = []
+        self._kind, self._act = kind, act
+
+    def handle(self, event: Event) -> None:
+        """Take an event."""
+        self.events.append(event)
+        if self._act is not None and self._kind is not None and isinstance(event, self._kind):
+            act, self._act = self._act, None
+            act()
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """The events of a kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def test_validation_has_a_row_each_interval_and_one_at_the_end(client: Client, problem: Callable[..., Problem]) -> None:
+    """Before iterations 5 and 10 of 12, and after the last; metrics of the shards are those of one process."""
+    made = problem(settings="max_iter: 12 test_interval: 5 test_iter: 4 test_initialization: false", test_rows=50)
+    listener = Listener()
+    frame = cosdask.CaffeOnDask(client, config(made), consumers=[listener]).train_with_validation()
+    assert list(frame.columns) == ["iteration", "accuracy", "loss"]
+    assert frame["iteration"].tolist() == [5, 10, 12]
+    assert {str(kind) for kind in frame.dtypes} == {"int64", "float64"}
+    with cosdask.Solver(made.solver, ranks=3) as solver:
+        expected = []
+        for iterations in (5, 5, 2):
+            solver.step(iterations) if not solver.iter else _step_without_tests(solver, iterations)
+            expected.append(solver.test())
+    wanted = pd.DataFrame(expected)
+    np.testing.assert_allclose(frame[["accuracy", "loss"]], wanted[["accuracy", "loss"]], rtol=1e-4, atol=1e-5)
+    assert [event.rows for event in listener.of(Validation)] == [40, 40, 40]
+    on_disk = RunFolder(made.folder / "out" / "small.run").read_validation()
+    pd.testing.assert_frame_equal(on_disk, frame)
+
+
+def _step_without_tests(solver: cosdask.Solver, iterations: int) -> None:
+    """Solver.step tests by itself where a test is due; here the test asks for each."""
+    for _ in range(iterations):
+        solver.engine.step()
+
+
+def test_train_tells_and_keeps_what_it_does(client: Client, problem: Callable[..., Problem]) -> None:
+    """Start, progress at every display and the end reach the client and the run folder; the result carries them."""
+    made = problem(rows=50, settings="max_iter: 9 display: 4 snapshot: 5")
+    listener = Listener()
+    result = cosdask.CaffeOnDask(client, config(made), consumers=[listener]).train()
+    (started,) = listener.of(RunStarted)
+    assert (started.workers, started.batch_per_device, started.effective_batch, started.rows) == (3, 8, 24, 50)
+    assert started.epochs == pytest.approx(9 * 24 / 50)
+    assert {0, 4, 8} <= {event.iteration for event in listener.of(Progress) if event.rank == 0}
+    assert {0, 4, 8} <= set(result.history["iteration"])
+    assert result.history["loss"].notna().all()
+    assert [event.status for event in listener.of(RunEnded)] == ["done"]
+    assert (result.iterations, result.status) == (9, "done")
+    assert [Path(event.state).name for event in result.snapshots] == [
+        "small_iter_5.solverstate",
+        "small_iter_9.solverstate",
+    ]
+    folder = RunFolder(result.run_folder)
+    run = folder.read_run()
+    assert run["seed"] == 5
+    assert len(run["ranks"]) == 3
+    assert [event["kind"] for event in folder.read_events()][-1] == "run_ended"
+    assert [entry["iteration"] for entry in folder.read_snapshots()] == [5, 9]
+    blobs = result.params
+    assert blobs["conv1"][0].shape == (6, 1, 3, 3)
+    json.dumps(run)
+
+
+def test_tasks_grow_with_workers_not_iterations(client: Client, problem: Callable[..., Problem]) -> None:
+    """Invariant 9: ten times the iterations need no more tasks."""
+
+    def tasks(iterations: int) -> int:
+        before = _tasks_seen(client)
+        cosdask.CaffeOnDask(client, config(problem(settings=f"max_iter: {iterations}"))).train()
+        return _tasks_seen(client) - before
+
+    first = tasks(3)
+    assert tasks(30) == first <= 12
+
+
+def _tasks_seen(client: Client) -> int:
+    def count(dask_scheduler: Any) -> int:
+        return int(
+            dask_scheduler.transition_counter and len(dask_scheduler.transition_log) and _finished(dask_scheduler)
+        )
+
+    def _finished(dask_scheduler: Any) -> int:
+        return len({entry[0] for entry in dask_scheduler.transition_log if entry[1] == "waiting"})
+
+    return int(client.run_on_scheduler(count) or 0)
+
+
+@pytest.mark.parametrize("dropout", ["", DROPOUT])
+def test_ctrl_c_leaves_a_snapshot_that_resumes_bit_for_bit(
+    client: Client, problem: Callable[..., Problem], dropout: str
+) -> None:
+    """Invariant 4: interrupted and taken up again, a run ends with the weights of the run that was not interrupted."""
+    assert AUGMENTED
+    made = problem(settings="max_iter: 400 display: 1", augmented=True, dropout=dropout)
+    whole = cosdask.CaffeOnDask(client, config(made)).train().params
+    interrupt = Listener(Progress, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match=r"snapshot of iteration \d+"):
+        cosdask.CaffeOnDask(client, config(made, overwrite=True), consumers=[interrupt]).train()
+    snapshots = RunFolder(made.folder / "out" / "small.run").read_snapshots()
+    assert 0 < snapshots[-1]["iteration"] < 400
+    result = cosdask.CaffeOnDask(client, config(made, resume=True)).train()
+    assert result.iterations == 400
+    for name, blobs in whole.items():
+        for mine, other in zip(result.params[name], blobs, strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
+def test_an_error_in_a_rank_reaches_the_client(client: Client, problem: Callable[..., Problem]) -> None:
+    """A row that cannot be decoded ends the run at once, and names row, rank and host."""
+    made = problem(rows=4)
+    images, labels = digits(40)
+    rows = [_png(image) for image in images]
+    rows[25] = rows[25][:40]
+    write_lmdb(made.folder / "bad_lmdb", rows, labels)
+    text = (made.folder / "net.prototxt").read_text()
+    (made.folder / "net.prototxt").write_text(text.replace("train_lmdb", "bad_lmdb"))
+    with pytest.raises(DataError, match=r"rank 1 at 127.0.0.1.*00000025"):
+        cosdask.CaffeOnDask(client, config(made)).train()
+
+
+def _png(image: np.ndarray) -> bytes:
+    import cv2
+
+    return bytes(cv2.imencode(".png", image[0])[1])
+
+
+def test_a_worker_trains_once_at_a_time(client: Client, problem: Callable[..., Problem]) -> None:
+    """A second run on the same workers is refused and the first goes on."""
+    made = problem(settings="max_iter: 300 display: 1")
+    refused: list[BaseException] = []
+    second = threading.Event()
+
+    def train_too() -> None:
+        other = config(made, model=str(made.folder / "other.caffemodel"))
+        try:
+            with Client(client.scheduler.address, set_as_default=False) as apart:
+                cosdask.CaffeOnDask(apart, other).train()
+        except CosdaskError as error:
+            refused.append(error)
+        second.set()
+
+    thread = threading.Thread(target=train_too)
+    listener = Listener(Progress, thread.start)
+    result = cosdask.CaffeOnDask(client, config(made), consumers=[listener]).train()
+    assert second.wait(120)
+    thread.join(60)
+    assert result.status == "done"
+    assert refused and isinstance(refused[0], GroupError | DeadlineError)
+
+
+def test_too_few_workers_end_the_wait_with_the_remedy(client: Client, problem: Callable[..., Problem]) -> None:
+    """Invariant 6: nothing waits past its deadline."""
+    with pytest.raises(DeadlineError, match=r"3 worker\(s\) of 5 arrived within 1 s.*-clusterSize"):
+        cosdask.CaffeOnDask(client, config(problem(), clusterSize=5, worker_deadline=1)).train()
+
+
+def test_resume_without_a_snapshot_says_so(client: Client, problem: Callable[..., Problem]) -> None:
+    """Nothing is trained from the start by mistake."""
+    with pytest.raises(ConfigError, match="no whole snapshot"):
+        cosdask.CaffeOnDask(client, config(problem(), resume=True)).train()
+
+
+def test_an_asynchronous_client_gets_awaitables(cluster: cosdask.LocalCluster, problem: Callable[..., Problem]) -> None:
+    """The verbs do not block the event loop of an asynchronous client."""
+    made = problem(settings="max_iter: 3 test_iter: 2 test_interval: 2")
+
+    async def run() -> tuple[pd.DataFrame, dict[str, Any]]:
+        async with Client(cluster.scheduler_address, asynchronous=True) as connected:
+            cos = cosdask.CaffeOnDask(connected, config(made))
+            return await cos.train_with_validation(), await cos.test()
+
+    frame, outputs = asyncio.run(run())
+    assert frame["iteration"].tolist() == [2, 3]
+    assert set(outputs) == {"accuracy", "loss"}

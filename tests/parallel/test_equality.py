@@ -1,0 +1,79 @@
+"""Invariant 2: N workers do what one process does that takes N ranks' batches, and what one large batch does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest_parallel import config
+from distributed import Client
+from problems import BATCH_NORM, DROPOUT, Problem, digits, make_problem
+
+import cosdask
+from cosdask.data import write_lmdb
+
+
+def assert_close(found: cosdask.Net, wanted: cosdask.Net, tolerance: float = 1e-5) -> None:
+    """No weight differs by more than ``tolerance`` of its blob's largest."""
+    ours, theirs = found.to_blobs(found.params), wanted.to_blobs(wanted.params)
+    assert ours.keys() == theirs.keys()
+    for name, blobs in theirs.items():
+        for mine, other in zip(ours[name], blobs, strict=True):
+            assert np.abs(mine - other).max() <= tolerance * np.abs(other).max(), name
+
+
+def solved(problem: Problem, ranks: int) -> cosdask.Net:
+    """The net that one process makes of all ranks' batches."""
+    with cosdask.Solver(problem.solver, ranks=ranks) as solver:
+        solver.step(solver.param.max_iter)
+        return solver.net
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="sgd"),
+        pytest.param({"rows": 101}, id="uneven-rows"),
+        pytest.param(
+            {"settings": 'max_iter: 12 type: "Adam" momentum2: 0.99 iter_size: 2 clip_gradients: 0.5'}, id="adam"
+        ),
+        pytest.param({"middle": BATCH_NORM}, id="batch-norm"),
+        pytest.param({"dropout": DROPOUT, "augmented": True}, id="random"),
+    ],
+)
+def test_three_workers_are_one_process_with_three_ranks(
+    client: Client, problem: Callable[..., Problem], settings: dict[str, object]
+) -> None:
+    """Whatever the solver, the sums and the random numbers, only rounding differs."""
+    made = problem(**settings)
+    result = cosdask.CaffeOnDask(client, config(made)).train()
+    assert result.status == "done"
+    assert_close(result.net, solved(made, ranks=3), 5e-5 if "dropout" in settings else 1e-5)
+
+
+def test_two_workers_are_one_batch_of_double_size(client: Client, tmp_path: Path) -> None:
+    """The rows interleaved as the plan deals them out make the same fifty steps in one worker's double batch."""
+    rows, batch, steps = 128, 8, 50
+    made = make_problem(tmp_path / "two", rows=rows, batch=batch, settings=f"max_iter: {steps}")
+    result = cosdask.CaffeOnDask(client, config(made, clusterSize=2)).train()
+
+    double = make_problem(tmp_path / "one", rows=1, batch=2 * batch, settings=f"max_iter: {steps}")
+    images, labels = digits(rows)
+    halves = np.arange(rows).reshape(2, rows // 2 // batch, batch)
+    order = halves.swapaxes(0, 1).ravel()
+    write_lmdb(tmp_path / "interleaved", images[order], labels[order])
+    text = (double.folder / "net.prototxt").read_text()
+    (double.folder / "net.prototxt").write_text(text.replace("train_lmdb", str(tmp_path / "interleaved")))
+    assert_close(result.net, solved(double, ranks=1))
+
+
+def test_every_rank_starts_with_the_weights_given(client: Client, problem: Callable[..., Problem]) -> None:
+    """Fine-tuning: -weights reach all ranks, and zero iterations leave them as they are."""
+    made = problem(settings="max_iter: 0")
+    net = cosdask.Net(made.folder / "net.prototxt", phase="TRAIN", seed=3)
+    weights = made.folder / "start.caffemodel"
+    net.save(weights)
+    result = cosdask.CaffeOnDask(client, config(made, weights=str(weights))).train()
+    assert_close(result.net, net, 0.0)
