@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +32,11 @@ def connect(cluster: str, config: Config) -> Iterator[Any]:
     workers = local_workers(cluster, config.clusterSize)
     from cosdask.cluster import LocalCluster
 
-    with LocalCluster(n_workers=workers) as local, _client(local, config.worker_deadline) as client:
+    # What fails on a worker is raised here, too: its log would say the same once more, with a traceback.
+    with (
+        LocalCluster(n_workers=workers, silence_logs=logging.CRITICAL) as local,
+        _client(local, config.worker_deadline) as client,
+    ):
         yield client
 
 

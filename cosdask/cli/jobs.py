@@ -10,7 +10,7 @@ from typing import Any
 from cosdask.cli import clusters
 from cosdask.config import Config, FlagParser
 from cosdask.errors import ConfigError, NetError, did_you_mean
-from cosdask.storage import exists, missing, refuse_overwrite
+from cosdask.storage import exists, local_path, missing, refuse_overwrite
 
 WORKERS = (
     "clusterSize", "min_workers", "worker_deadline", "devices", "threads", "lmdb_partitions",
@@ -89,17 +89,31 @@ def check_files(config: Config) -> bool:
         Whether training has interleaved validation: ``test_interval`` and the first ``test_iter`` are not 0.
 
     Raises:
-        StorageError: the model to test is missing.
-        ProtoError, NetError: the files cannot be read, or the test net lacks a blob of ``-features`` or ``-label``.
+        StorageError: the model to test, or weights or a snapshot to start from, are missing.
+        ProtoError, SolverError, NetError: the files cannot be read, a net cannot work or has no data in its phase, or
+            the test net lacks a blob of ``-features`` or ``-label``.
+        WeightsError: weights do not fit the net.
     """
+    from cosdask.cli.nets import check_nets
     from cosdask.proto import read_solver
 
     solver = read_solver(config.conf)
-    if "train" not in config.verbs and not exists(config.model):
-        raise missing(config.model, "model")
+    validate = bool(solver.test_interval and len(solver.test_iter) and solver.test_iter[0])
+    weights = _check_inputs(config)
+    check_nets(config.conf, "train" in config.verbs, validate or config.verbs[-1] != "train", weights)
     if "features" in config.verbs:
         _check_blobs(config)
-    return bool(solver.test_interval and len(solver.test_iter) and solver.test_iter[0])
+    return validate
+
+
+def _check_inputs(config: Config) -> list[str]:
+    """Stops where weights or a state to start from are missing; the weights that lie on this machine."""
+    train = "train" in config.verbs
+    weights = [path.strip() for path in config.weights.split(",") if path.strip()] if train else [config.model]
+    for path in [*weights, *([config.snapshot] if train and config.snapshot else [])]:
+        if not exists(path):
+            raise missing(path, "file" if train else "model")
+    return [path for path in weights if local_path(path)]
 
 
 def _check_blobs(config: Config) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
-from cosdask.errors import NetError, did_you_mean
+from cosdask.errors import DataError, NetError, StorageError, did_you_mean
 from cosdask.nn import Net
-from cosdask.proto import caffe_pb2, filter_net, read_net, read_prototxt, read_solver, upgrade_net
+from cosdask.proto import caffe_pb2, read_prototxt, read_solver
 from cosdask.solver.nets import NetSource, test_nets, train_net
 
 #: A field that only solvers have, at the start of a line; nets have none of these names at any depth.
@@ -32,10 +33,46 @@ def test_net(solver: str, weights: str | None = None) -> Net:
 
 def test_blobs(solver: str) -> list[str]:
     """Names of the blobs of :func:`test_net`, found without looking at its data."""
-    source = _test_source(solver)
-    message = read_net(source.where) if isinstance(source.where, str) else upgrade_net(source.where)
-    layers = filter_net(message, source.phase, source.level, source.stages).layer
-    return list(dict.fromkeys(top for layer in layers for top in layer.top))
+    return list(dict.fromkeys(top for layer in _test_source(solver).layers() for top in layer.top))
+
+
+def check_nets(solver: str, train: bool, test: bool, weights: Sequence[str] = ()) -> None:
+    """Builds the nets that a job needs, here, where the user's own files can be named by line.
+
+    Data that cannot be read here may be there for the workers, so they are left to them.
+
+    Args:
+        solver: path of the solver.
+        train: whether the training net is needed.
+        test: whether the test nets are.
+        weights: local files to load into the first net needed.
+
+    Raises:
+        ProtoError, NetError, SolverError: a net that cannot work, or has no data in its phase.
+        WeightsError: weights that do not fit.
+    """
+    param = read_solver(solver)
+    sources = [train_net(param, solver)] if train else []
+    sources += (test_nets(param, solver) or ([] if train else [_test_source(solver)])) if test else []
+    for number, source in enumerate(sources):
+        _check_data_layer(source, solver)
+        try:
+            net = source.open()
+        except (DataError, StorageError):
+            continue
+        for path in weights if number == 0 else ():
+            net.load(path)
+
+
+def _check_data_layer(source: NetSource, solver: str) -> None:
+    if any(not layer.bottom for layer in source.layers()):
+        return
+    where = source.where if isinstance(source.where, str) else solver
+    message = (
+        f"{where}: no data in phase {source.phase}: every layer there reads another one. Add a data layer, with "
+        f"include {{ phase: {source.phase} }} or without include for both phases"
+    )
+    raise NetError(message, path=where, phase=source.phase)
 
 
 def _test_source(solver: str) -> NetSource:

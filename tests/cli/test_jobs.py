@@ -6,6 +6,7 @@ A stand-in takes the place of the cluster.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from dask import dataframe as dd
 from cosdask.cli import clusters
 from cosdask.cli.main import main
 from cosdask.config import Config
+from cosdask.proto import caffe_pb2
 
 NET = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 4 } } }
@@ -30,6 +32,16 @@ SOLVER = 'net: "net.prototxt"\nbase_lr: 0.01\nlr_policy: "fixed"\nmax_iter: 10\n
 
 def command(words: str) -> int:
     return main(words.split())
+
+
+def write_weights(path: Path) -> None:
+    """Weights that fit the net."""
+    net = caffe_pb2.NetParameter()
+    layer = net.layer.add(name="ip1", type="InnerProduct")
+    for shape in ((3, 4), (3,)):
+        blob = layer.blobs.add(data=[0.5] * math.prod(shape))
+        blob.shape.dim.extend(shape)
+    path.write_bytes(net.SerializeToString())
 
 
 class StandIn:
@@ -106,27 +118,27 @@ def test_validation_needs_test_interval_and_test_iter(extra: str, call: str, fol
 
 
 def test_test_results_are_printed_and_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "m").write_text("weights")
+    write_weights(folder / "m")
     assert command("run -conf solver.prototxt -test -model m -output out/result") == 0
     assert (folder / "out" / "result").read_text() == "accuracy: 0.974\nloss: 0.1\n"
     assert "accuracy: 0.974\n" in capsys.readouterr().out
 
 
 def test_run_writes_to_output_by_default_as_in_caffe_on_spark(folder: Path) -> None:
-    (folder / "m").write_text("weights")
+    write_weights(folder / "m")
     assert command("run -conf solver.prototxt -test -model m") == 0
     assert (folder / "output").read_text() == "accuracy: 0.974\nloss: 0.1\n"
 
 
 def test_the_verb_test_prints_only_unless_an_output_is_named(folder: Path) -> None:
-    (folder / "m").write_text("weights")
+    write_weights(folder / "m")
     before = sorted(folder.iterdir())
     assert command("test --conf solver.prototxt --model m") == 0
     assert sorted(folder.iterdir()) == before
 
 
 def test_features_are_written_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "m").write_text("weights")
+    write_weights(folder / "m")
     words = "features --conf solver.prototxt --model m --features ip1 --output f --output-format parquet"
     assert command(words) == 0
     assert [path.name for path in (folder / "f").iterdir()] == ["part-00000.parquet"]
@@ -147,6 +159,7 @@ def test_notes_are_shown_before_work(folder: Path, capsys: pytest.CaptureFixture
 
 
 def test_options_reach_the_job(folder: Path) -> None:
+    write_weights(folder / "w")
     words = "train -conf solver.prototxt -model m -clusterSize 2 --seed 7 --on-bad-rows skip -weights w -persistent"
     assert command(words) == 0
     wanted = Config(
