@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 from distributed import Client, get_client
@@ -20,7 +20,7 @@ from cosdask.errors import ConfigError, DeadlineError, GroupError
 from cosdask.events import Event, Restarted, RunEnded, Snapshot, Warned, from_dict
 from cosdask.parallel import evaluate, features, prepare
 from cosdask.parallel.generation import Generation
-from cosdask.parallel.group import Member, check_data, scheduler_address, wait_for_members
+from cosdask.parallel.group import Member, check_data, results_of, scheduler_address, wait_for_members
 from cosdask.parallel.job import Job
 from cosdask.parallel.plugins import dump_plugins
 from cosdask.parallel.results import Record, TrainResult
@@ -163,9 +163,10 @@ class CaffeOnDask:
         """Everything the ranks need; what is wrong with nets or data is raised here, before they start."""
         solver = to_text(param)
         given = None if source is None else source_spec(client, source, solver, "TRAIN")
-        found = client.submit(
-            prepare.inspect_training, solver, given, validate and validation is None, pure=False
-        ).result()
+        inspection = client.submit(
+            prepare.inspect_training, solver, given, validate and validation is None, dump_plugins(), pure=False
+        )
+        (found,) = results_of([inspection])
         tests = found["tests"]
         if validate and validation is not None:
             tests = [source_spec(client, validation, solver, "TEST")]
@@ -242,14 +243,17 @@ class CaffeOnDask:
         if self.config.label and self.config.label not in names:
             names.append(self.config.label)
         workers = len(self._members(client))
-        evaluation = client.submit(features.check_blobs, self._evaluation(client, source), names, pure=False).result()
+        checked = client.submit(features.check_blobs, self._evaluation(client, source), names, pure=False)
+        (evaluation,) = results_of([checked])
         return features.features(evaluation, names, workers)
 
     def _evaluation(self, client: Client, source: Any) -> evaluate.Evaluation:
         param = prepare.self_contained(self._solver(), self.config.conf, "")
         solver, model = to_text(param), prepare.absolute(self.config.model)
         spec = source_spec(client, source, solver, "TEST")
-        return client.submit(evaluate.inspect_test, solver, model, spec, dump_plugins(), pure=False).result()
+        inspection = client.submit(evaluate.inspect_test, solver, model, spec, dump_plugins(), pure=False)
+        (found,) = results_of([inspection])
+        return cast(evaluate.Evaluation, found)
 
     def _members(self, client: Client) -> list[Member]:
         config = self.config

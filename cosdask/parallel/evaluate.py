@@ -14,7 +14,7 @@ from cosdask.data import Segment, Source, get_source, window
 from cosdask.errors import ConfigError, DataError
 from cosdask.nn.net import Net
 from cosdask.nn.partition import hash_of
-from cosdask.parallel.group import Member, check_data
+from cosdask.parallel.group import Member, check_data, results_of
 from cosdask.parallel.plugins import load_plugins
 from cosdask.proto import parse_solver
 from cosdask.solver import Evaluator, Totals
@@ -54,25 +54,26 @@ def _opened(evaluation: Evaluation) -> tuple[Net, Source, Evaluator]:
     found = hash_of(evaluation.model)
     if found != evaluation.digest:
         raise DataError(f"{evaluation.model}: has changed since the work began.", path=evaluation.model)
-    net = _test_net(evaluation.solver, evaluation.model)
     source = Source.from_spec(json.loads(evaluation.spec))
+    net = _test_net(evaluation.solver, evaluation.model, source)
     return net, source, Evaluator(net, source)
 
 
-def _test_net(solver: str, model: str | None) -> Net:
+def _test_net(solver: str, model: str, source: Source | None) -> Net:
     nets = test_nets(parse_solver(solver), None)
     if not nets:
         raise ConfigError(
             "the solver has no test net: state test_iter (0 is enough where nothing is validated while training)."
         )
-    return nets[0].open(weights=model, seed=0)
+    return nets[0].open(weights=model, seed=0, tops=source.tops if source is not None else None)
 
 
 def inspect_test(solver: str, model: str, spec: dict[str, Any] | None, plugins: str) -> Evaluation:
     """On a worker: build the net, load the weights, find and count the rows; what is wrong is raised here."""
     load_plugins(plugins)
-    net = _test_net(solver, model)
-    source = get_source(net, phase="TEST") if spec is None else Source.from_spec(spec)
+    given = None if spec is None else Source.from_spec(spec)
+    net = _test_net(solver, model, given)
+    source = given if given is not None else get_source(net, phase="TEST")
     text = json.dumps(source.spec())
     return Evaluation(solver, model, hash_of(model), text, source.rows, source.batch_size, plugins)
 
@@ -93,7 +94,7 @@ def test(client: Client, evaluation: Evaluation, members: list[Member]) -> dict[
         )
         for rank, member in enumerate(members)
     ]
-    total = functools.reduce(Totals.merge, client.gather(futures, asynchronous=False))
+    total = functools.reduce(Totals.merge, results_of(futures))
     if total.rows != evaluation.rows:
         raise DataError(
             f"{evaluation.rows} rows were counted, {total.rows} were evaluated; did the data change meanwhile?"

@@ -12,7 +12,7 @@ from distributed import Client, Future
 
 from cosdask.errors import CosdaskError, DeadlineError, GroupError
 from cosdask.parallel import link
-from cosdask.parallel.group import Member, meeting_point, workers_of
+from cosdask.parallel.group import Member, ask_workers, meeting_point, workers_of
 from cosdask.parallel.job import Job
 
 #: seconds between two signs of life from the driver to the workers
@@ -30,7 +30,7 @@ class Generation:
 
     def __init__(self, client: Client, job: Job, members: list[Member]) -> None:
         self.client, self.members = client, members
-        coordinator = meeting_point(client, members, job.deadline) if job.world > 1 else ""
+        coordinator = meeting_point(client, members) if job.world > 1 else ""
         self.job = replace(job, coordinator=coordinator)
         self._futures: list[Future] = []
         self._changed = threading.Event()
@@ -156,8 +156,7 @@ class Generation:
         there = workers_of(self.client)
         addresses = [member.address for member in self.members if member.address in there]
         if addresses:
-            # a worker that dies meanwhile answers with an error, which the futures tell better
-            self.client.run(function, self.job.run_id, workers=addresses, on_error="ignore")
+            ask_workers(self.client, addresses, function, self.job.run_id)
 
 
 def _is_death(error: BaseException | None) -> bool:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client
+from distributed import Client, Future
 
 from cosdask.errors import DataError, DeadlineError, GroupError
 from cosdask.parallel import link
 from cosdask.parallel.prepare import check_visible
+
+#: seconds that workers have to answer a call
+ANSWER = 10.0
+#: seconds that finding and counting the rows may take
+PREPARING = 3600.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,37 @@ def _by_name(member: Member) -> tuple[int, int, str, str]:
     return (0 if member.worker.isdigit() else 1, number, member.worker, member.address)
 
 
+def ask_workers(client: Client, addresses: list[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Call a function beside the tasks of some workers; those that do not answer in time are left out.
+
+    A worker that dies or hangs meanwhile is no error here: its task's future tells it better.
+    """
+    try:
+        return dict(
+            client.sync(
+                client._run, function, *arguments, workers=addresses, on_error="return", callback_timeout=ANSWER
+            )
+        )
+    except TimeoutError:
+        return {}
+
+
+def results_of(futures: list[Future]) -> list[Any]:
+    """The results of short tasks.
+
+    Raises:
+        DeadlineError: where they take longer than any count of rows should.
+        CosdaskError: what a task raised.
+    """
+    until = time.monotonic() + PREPARING
+    try:
+        return [future.result(timeout=max(0.0, until - time.monotonic())) for future in futures]
+    except TimeoutError as error:
+        if isinstance(error, DeadlineError):
+            raise
+        raise DeadlineError(f"workers did not answer within {PREPARING:.0f} s; are they still there?") from error
+
+
 def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]]) -> None:
     """Every member must see the data.
 
@@ -95,12 +132,16 @@ def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]
     """
     futures = [
         client.submit(
-            check_visible, specs, workers=[member.address], pure=False, key=f"cosdask-check-data-{i}-{time.time_ns()}"
+            check_visible,
+            specs,
+            workers=[member.address],
+            allow_other_workers=True,
+            pure=False,
+            key=f"cosdask-check-data-{rank}-{time.time_ns()}",
         )
-        for i, member in enumerate(members)
+        for rank, member in enumerate(members)
     ]
-    found = client.gather(futures, asynchronous=False)
-    for member, problems in zip(members, found, strict=True):
+    for member, problems in zip(members, results_of(futures), strict=True):
         if problems:
             raise DataError(
                 f"worker {member.worker} at {member.host} cannot read the data: {problems[0]} "
@@ -110,11 +151,19 @@ def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]
             )
 
 
-def meeting_point(client: Client, members: list[Member], deadline: float) -> str:
-    """An address on rank 0's host where the ranks can meet: the interface that Dask uses there."""
+def meeting_point(client: Client, members: list[Member]) -> str:
+    """An address on rank 0's host where the ranks can meet: on the interface that Dask uses there.
+
+    Raises:
+        GroupError: rank 0's worker does not answer, or has no free port.
+    """
     first = members[0]
-    found = client.run(link.free_address, first.host, workers=[first.address], on_error="return")
-    address = found.get(first.address)
+    address = ask_workers(client, [first.address], link.free_address, first.host).get(first.address)
     if not isinstance(address, str):
-        raise GroupError(f"rank 0 at {first.host} has no free port to meet at: {address}", rank=0, host=first.host)
+        raise GroupError(
+            f"rank 0 at {first.host} could not say where the ranks shall meet: {address or 'no answer'}",
+            rank=0,
+            host=first.host,
+            died=True,
+        )
     return address

@@ -130,7 +130,7 @@ def _start(job: Job, rank: int, log: IO[bytes]) -> subprocess.Popen[str]:
     threads = str(job.threads[rank])
     environment = {**os.environ, "NPROC": threads, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "cosdask.parallel.rank", str(rank)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -138,14 +138,11 @@ def _start(job: Job, rank: int, log: IO[bytes]) -> subprocess.Popen[str]:
         env=environment,
         text=True,
     )
-    assert process.stdin is not None
-    process.stdin.write(job.to_json() + "\n")
-    process.stdin.flush()
-    return process
 
 
 def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
     """Pass the rank's events on until it ends."""
+    live.command(live.job.to_json())
     watching = threading.Event()
     watcher = threading.Thread(target=_watch_driver, args=(live, watching), name="driver-watch", daemon=True)
     watcher.start()

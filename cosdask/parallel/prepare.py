@@ -8,7 +8,7 @@ from typing import Any
 
 from cosdask.data import Source, get_source
 from cosdask.errors import StorageError
-from cosdask.nn.net import Net
+from cosdask.parallel.plugins import load_plugins
 from cosdask.proto import caffe_pb2, parse_solver, read_net
 from cosdask.solver.nets import snapshot_prefix, test_nets, train_net
 from cosdask.storage import join, local_path, parent, resolve
@@ -101,30 +101,20 @@ def _paths(net: caffe_pb2.NetParameter) -> Iterator[tuple[caffe_pb2.LayerParamet
                 yield layer, group, name
 
 
-def open_train(solver: str) -> tuple[Net, Source]:
-    """On a worker: the TRAIN net and its source, from the text of a self-contained solver."""
-    net = train_net(parse_solver(solver), None).open(seed=0)
-    return net, get_source(net, phase="TRAIN")
-
-
-def open_tests(solver: str) -> list[tuple[Net, Source]]:
-    """On a worker: each test net and its source."""
-    nets = [source.open(seed=0) for source in test_nets(parse_solver(solver), None)]
-    return [(net, get_source(net, phase="TEST")) for net in nets]
-
-
-def inspect_training(solver: str, source: dict[str, Any] | None, validate: bool) -> dict[str, Any]:
+def inspect_training(solver: str, source: dict[str, Any] | None, validate: bool, plugins: str) -> dict[str, Any]:
     """On a worker: build the nets, find and count the rows. What is wrong with either is raised before ranks start.
 
     Returns:
         ``source`` and ``tests``: specifications; ``rows`` and ``batch``: of the TRAIN source.
     """
+    load_plugins(plugins)
     param = parse_solver(solver)
-    if source is None:
-        _, train = open_train(solver)
-    else:
-        train = Source.from_spec(source)
-    tests = [found.spec() for _, found in open_tests(solver)] if validate and param.test_iter else []
+    given = None if source is None else Source.from_spec(source)
+    net = train_net(param, None).open(seed=0, tops=given.tops if given is not None else None)
+    train = given if given is not None else get_source(net, phase="TRAIN")
+    tests = []
+    if validate and param.test_iter:
+        tests = [get_source(named.open(seed=0), phase="TEST").spec() for named in test_nets(param, None)]
     return {"source": train.spec(), "tests": tests, "rows": train.rows, "batch": train.batch_size}
 
 

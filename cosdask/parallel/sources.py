@@ -13,6 +13,7 @@ from distributed import Client
 
 from cosdask.data import FrameSource, Source, arrow_table, is_data_layer, open_source
 from cosdask.errors import ConfigError, DataError
+from cosdask.parallel.group import results_of
 from cosdask.parallel.prepare import absolute
 from cosdask.proto import caffe_pb2, parse_solver
 from cosdask.solver.nets import test_nets, train_net
@@ -49,7 +50,8 @@ def source_spec(client: Client, source: Any, solver: str, phase: str) -> dict[st
         return source.spec()
     if isinstance(source, str | os.PathLike):
         path = absolute(os.fspath(source))
-        return client.submit(_spec_of_path, solver, phase, path, pure=False).result()
+        (spec,) = results_of([client.submit(_spec_of_path, solver, phase, path, pure=False)])
+        return dict(spec)
     if isinstance(source, pd.DataFrame):
         return _staged(client, [source], solver, phase)
     if hasattr(source, "to_delayed"):
@@ -85,7 +87,7 @@ def _staged(client: Client, frame: Any, solver: str, phase: str) -> dict[str, An
             client.submit(_write_partition, client.compute(part), str(Path(folder) / f"{i:05d}.arrow"), pure=False)
             for i, part in enumerate(frame.to_delayed())
         ]
-        files = client.gather(futures, asynchronous=False)
+        files = results_of(futures)
     layer = _data_layer(solver, phase)
     return FrameSource(layer, phase, files=[name for name in files if name]).spec()
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cosdask import device
@@ -23,11 +24,12 @@ from cosdask.nn.execute import Params
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2, parse_solver, read_solver
 from cosdask.solver.evaluate import Evaluator, SharedWeights, Totals
-from cosdask.solver.nets import snapshot_prefix, test_nets, train_net
+from cosdask.solver.nets import NetSource, snapshot_prefix, test_nets, train_net
 from cosdask.solver.policies import policy_step
 from cosdask.solver.snapshots import history_from_blobs, model_of, read_state, snapshot_names, write_snapshot
 from cosdask.solver.step import Gradient, Raw, State, TrainStep, add_gradients
-
+from cosdask.solver.train_net import TrainNet
+from cosdask.storage import parent, resolve
 
 
 class Metrics(NamedTuple):
@@ -42,7 +44,6 @@ class Metrics(NamedTuple):
     loss: Any
     last_loss: Any
     outputs: Mapping[str, Any]
-
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,13 @@ class Engine:
     ) -> None:
         self.param, self.settings = param, settings
         self.seed = solver_seed(param, settings.seed)
-        self.net = train_net(param, settings.path).open(seed=self.seed)
-        self.source = source if source is not None else get_source(self.net, phase="TRAIN")
-        self.step_functions = TrainStep(self.net, param, self.source.finish, self.seed)
+        net = train_net(param, settings.path).open(seed=self.seed)
+        self.source = source if source is not None else get_source(net, phase="TRAIN")
+        self.step_functions = TrainStep(net, param, self.source.finish, self.seed)
         self.iteration = 0
-        self.state = self._first_state()
+        self.state = self._first_state(net)
+        self._shown_params: tuple[State, Params] | None = None
+        self.net = self.step_functions.net = TrainNet(net, self)
         self.plan = RowPlan(self.source.rows, settings.world, seed=self.seed)
         self._test_sources = test_sources
         self._tests: list[Test] | None = None
@@ -139,21 +142,28 @@ class Engine:
 
     # -- state -------------------------------------------------------------------------------------------------------
 
-    def _first_state(self) -> State:
+    def _first_state(self, net: Net) -> State:
         if self.settings.snapshot:
-            return self._restored(self.settings.snapshot, self.settings.weights)
-        for path in (self.settings.weights or ",".join(self.param.weights)).split(","):
-            if path.strip():
-                self.net.load(path.strip())
-        return self._place(self.step_functions.start(self.net.params))
+            return self._restored(net, self.settings.snapshot, self.settings.weights)
+        for path in self._weights_files():
+            net.load(path)
+        return self._place(self.step_functions.start(net.params))
 
-    def _restored(self, path: str, weights: str | None = None) -> State:
+    def _weights_files(self) -> list[str]:
+        """The initial weights: those given, else those that the solver names, which may lie beside it."""
+        if self.settings.weights:
+            return [path.strip() for path in self.settings.weights.split(",") if path.strip()]
+        folder = parent(self.settings.path) if self.settings.path else None
+        named = ",".join(self.param.weights).split(",")
+        return [resolve(path.strip(), folder) for path in named if path.strip()]
+
+    def _restored(self, net: Net, path: str, weights: str | None = None) -> State:
         saved = read_state(path)
-        self.net.load(weights or model_of(saved, path))
+        net.load(weights or model_of(saved, path))
         slots = self.step_functions.rule.slots
-        history = history_from_blobs(self.net, saved.history, slots, path)
+        history = history_from_blobs(net, saved.history, slots, path)
         self.iteration = saved.iteration
-        return self._place(State(self.net.params, history))
+        return self._place(State(net.params, history))
 
     def _place(self, state: State) -> State:
         """Bring a state to where the compiled step wants it."""
@@ -161,7 +171,9 @@ class Engine:
 
     def restore(self, path: str) -> None:
         """Go on from a solver state: weights, history, iteration, and the data position that belongs to it."""
-        self.state = self._restored(path)
+        self.state = self._restored(self.net.copy(), path)
+        self._metrics = None
+        self._losses.clear()
         self.close()
         for test in self._tests or []:
             test.done = self.validations_before(self.iteration)
@@ -169,8 +181,10 @@ class Engine:
     def snapshot(self) -> tuple[str, str]:
         """Write a snapshot pair where ``snapshot_prefix`` says; returns the paths of model and state."""
         names = self.snapshot_names()
-        self.sync_net()
-        write_snapshot(self.net, self.state.history, self.iteration, policy_step(self.param, self.iteration), names)
+        # Caffe stores the step that the last iteration had, which is not yet that of the next one
+        current_step = policy_step(self.param, max(0, self.iteration - 1))
+        state = State(self.test_params(), self.state.history)
+        write_snapshot(self.net, state, self.iteration, current_step, names)
         return names
 
     def snapshot_names(self) -> tuple[str, str]:
@@ -179,27 +193,38 @@ class Engine:
         return snapshot_names(prefix, self.iteration, self.param.snapshot_format)
 
     def sync_net(self) -> Net:
-        """The train net with the current weights."""
-        self.net.params = self.state.params
+        """The TRAIN net with the current weights."""
         return self.net
+
+    def current_params(self) -> Params:
+        """A copy of the current weights; a step gives the state's own buffers away."""
+        if self._shown_params is None or self._shown_params[0] is not self.state:
+            copies = {key: jnp.array(value) for key, value in self.test_params().items()}
+            self._shown_params = (self.state, copies)
+        return self._shown_params[1]
+
+    def replace_params(self, params: Params) -> None:
+        """Train on from other weights; history and iteration stay."""
+        copies = {key: jnp.array(params[key]) for key in self.state.params}
+        self.state = self._place(self.state._replace(params=copies))
 
     # -- stepping ----------------------------------------------------------------------------------------------------
 
     def _compile(self) -> None:
         functions = self.step_functions
 
-        def fused(state: State, raw: Raw, batch: Any, rank: Any, rate: Any, step: Any) -> tuple[State, Metrics]:
+        def fused(state: State, raw: Raw, batch: Any, rank: Any, rate: Any, correction: Any) -> tuple[State, Metrics]:
             gradient = functions.gradient(state.params, raw, batch, rank)
             shown = Metrics(gradient.loss, gradient.last_loss, gradient.outputs)
-            return functions.update(state, gradient, rate, step), shown
+            return functions.update(state, gradient, rate, correction), shown
 
         def accumulate(params: Params, total: Gradient, raw: Raw, batch: Any, rank: Any) -> Gradient:
             return add_gradients(total, functions.gradient({**params, **total.sums}, raw, batch, rank))
 
-        def finish(state: State, ranks: list[Gradient], rate: Any, step: Any) -> tuple[State, Metrics]:
+        def finish(state: State, ranks: list[Gradient], rate: Any, correction: Any) -> tuple[State, Metrics]:
             mean = jax.tree.map(lambda *values: sum(values[1:], values[0]) / np.float32(len(values)), *ranks)
             shown = Metrics(mean.loss / np.float32(self.param.iter_size), mean.last_loss, {})
-            return functions.update(state, mean, rate, step), shown
+            return functions.update(state, mean, rate, correction), shown
 
         self._fused = device.compile_function(fused, donate=[0])
         self._first = device.compile_function(functions.gradient)
@@ -226,17 +251,18 @@ class Engine:
 
     def step(self) -> None:
         """One iteration."""
-        batches = [[next(feed) for _ in range(self.param.iter_size)] for feed in self.feeds]
-        rate, step = self.step_functions.scalars(self.iteration)
-        self.state, self._metrics = self._advance(batches, rate, step)
+        batches: list[list[Raw]] = [[next(feed) for _ in range(self.param.iter_size)] for feed in self.feeds]
+        rate, correction = self.step_functions.scalars(self.iteration)
+        self._shown_params = None
+        self.state, self._metrics = self._advance(batches, rate, correction)
         self._losses.append(self._metrics.loss)
         self.iteration += 1
 
-    def _advance(self, batches: list[list[Raw]], rate: Any, step: Any) -> tuple[State, Metrics]:
+    def _advance(self, batches: list[list[Raw]], rate: Any, correction: Any) -> tuple[State, Metrics]:
         first = np.uint32(self.iteration * self.param.iter_size)
         if len(batches) == 1 and self.param.iter_size == 1:
             done: tuple[State, Metrics] = self._fused(
-                self.state, batches[0][0], first, np.uint32(self.settings.ranks[0]), rate, step
+                self.state, batches[0][0], first, np.uint32(self.settings.ranks[0]), rate, correction
             )
             return done
         gradients = [
@@ -244,7 +270,7 @@ class Engine:
             for rank, raws in zip(self.settings.ranks, batches, strict=True)
         ]
         outputs = gradients[0].outputs
-        state, shown = self._finish(self.state, [g._replace(outputs={}) for g in gradients], rate, step)
+        state, shown = self._finish(self.state, [g._replace(outputs={}) for g in gradients], rate, correction)
         return state, shown._replace(outputs=outputs)
 
     def _rank_gradient(self, raws: list[Raw], first: np.uint32, rank: np.uint32) -> Gradient:
@@ -292,13 +318,14 @@ class Engine:
         """The solver's test nets, built when first asked for."""
         if self._tests is None:
             self._tests = [
-                self._open_test(i, source.open(seed=self.seed))
-                for i, source in enumerate(test_nets(self.param, self.settings.path))
+                self._open_test(i, named) for i, named in enumerate(test_nets(self.param, self.settings.path))
             ]
         return self._tests
 
-    def _open_test(self, index: int, net: Net) -> Test:
-        source = self._test_sources[index] if self._test_sources else get_source(net, phase="TEST")
+    def _open_test(self, index: int, named: NetSource) -> Test:
+        given = self._test_sources[index] if self._test_sources else None
+        net = named.open(seed=self.seed, tops=given.tops if given is not None else None)
+        source = given if given is not None else get_source(net, phase="TEST")
         weights = SharedWeights(self.net, net)
         done = self.validations_before(self.iteration)
         return Test(net, source, Evaluator(net, source), weights, self.param.test_iter[index], done)

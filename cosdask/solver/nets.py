@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cosdask.errors import SolverError
@@ -19,25 +20,35 @@ class NetSource:
 
     where: str | caffe_pb2.NetParameter
     phase: str
-    level: int = 0
+    level: int | None = None
     stages: tuple[str, ...] = ()
     folder: str | None = None
 
+    @property
+    def state_level(self) -> int:
+        """The level that the solver states, else the net's own."""
+        return self._message().state.level if self.level is None else self.level
+
     def layers(self) -> list[caffe_pb2.LayerParameter]:
         """The net's layers in its phase, without building it."""
-        message = self.where if isinstance(self.where, caffe_pb2.NetParameter) else read_net(self.where)
-        return list(filter_net(message, self.phase, self.level, self.stages).layer)
+        return list(filter_net(self._message(), self.phase, self.state_level, self.stages).layer)
 
-    def open(self, weights: str | None = None, seed: int | None = None) -> Net:
-        """Build the net."""
+    def _message(self) -> caffe_pb2.NetParameter:
+        return self.where if isinstance(self.where, caffe_pb2.NetParameter) else read_net(self.where)
+
+    def open(
+        self, weights: str | None = None, seed: int | None = None, tops: Mapping[str, Sequence[int]] | None = None
+    ) -> Net:
+        """Build the net; ``tops`` are the shapes of its data layers' tops where its rows come from elsewhere."""
         return Net(
             self.where,
             phase=self.phase,
-            level=self.level,
+            level=self.state_level,
             stages=self.stages,
             weights=weights,
             seed=seed,
             folder=self.folder,
+            input_shapes=tops,
         )
 
 
@@ -47,10 +58,12 @@ def train_net(param: Param, path: str | None) -> NetSource:
     Raises:
         SolverError: where the solver names none or several.
     """
-    named = [name for name in ("net", "net_param", "train_net", "train_net_param") if param.HasField(name)]  # type: ignore[arg-type]
+    named = [name for name in ("net", "net_param", "train_net", "train_net_param") if param.HasField(name)]
     if len(named) != 1:
         found = " and ".join(named) if named else "none of them"
-        raise SolverError(f"{path or 'solver'}: state exactly one of net, net_param, train_net, train_net_param; {found} given.")
+        raise SolverError(
+            f"{path or 'solver'}: state exactly one of net, net_param, train_net, train_net_param; {found} given."
+        )
     return _source(getattr(param, named[0]), "TRAIN", param.train_state, path)
 
 
@@ -72,9 +85,12 @@ def test_nets(param: Param, path: str | None) -> list[NetSource]:
     everything = stated + shared * (count - len(stated))
     states = list(param.test_state)
     if states and len(states) != len(everything):
-        raise SolverError(f"{path or 'solver'}: test_state is given {len(states)} time(s) for {len(everything)} test net(s).")
+        raise SolverError(
+            f"{path or 'solver'}: test_state is given {len(states)} time(s) for {len(everything)} test net(s)."
+        )
     return [
-        _source(where, "TEST", states[i] if states else caffe_pb2.NetState(), path) for i, where in enumerate(everything)
+        _source(where, "TEST", states[i] if states else caffe_pb2.NetState(), path)
+        for i, where in enumerate(everything)
     ]
 
 
@@ -83,7 +99,8 @@ def _source(where: str | caffe_pb2.NetParameter, phase: str, state: caffe_pb2.Ne
     if isinstance(where, str):
         where = resolve(where, folder)
         folder = parent(where)
-    return NetSource(where, phase, state.level, tuple(state.stage), folder)
+    level = state.level if state.HasField("level") else None
+    return NetSource(where, phase, level, tuple(state.stage), folder)
 
 
 def snapshot_prefix(param: Param, path: str | None) -> str:

@@ -19,7 +19,7 @@ from cosdask.nn.layer import Array
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2
 from cosdask.solver.policies import learning_rate
-from cosdask.solver.rules import get_rule
+from cosdask.solver.rules import bias_correction, get_rule
 
 History = dict[str, tuple[Array, ...]]
 Raw = Mapping[str, Any]
@@ -75,9 +75,7 @@ class TrainStep:
 
     def start(self, params: Params) -> State:
         """The state before the first step: the history all zeros."""
-        history = {
-            key: tuple(jnp.zeros_like(value) for _ in range(self.rule.slots)) for key, value in params.items()
-        }
+        history = {key: tuple(jnp.zeros_like(value) for _ in range(self.rule.slots)) for key, value in params.items()}
         return State(params, history)
 
     def gradient(self, params: Params, raw: Raw, batch: Any, rank: Any) -> Gradient:
@@ -97,10 +95,12 @@ class TrainStep:
         def loss(weights: Params) -> tuple[Array, Any]:
             return self.net.loss(weights, inputs, rng)
 
-        (total, (outputs, after)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        # around the backward pass too: hand-written gradients are traced after the forward pass has ended
+        with jax.default_matmul_precision("highest"):
+            (total, (outputs, after)), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return Gradient(grads, {key: after[key] for key in self.sum_keys}, total, total, outputs)
 
-    def update(self, state: State, gradient: Gradient, rate: Array, step: Array) -> State:
+    def update(self, state: State, gradient: Gradient, rate: Array, correction: Array) -> State:
         """New weights and history from the gradient, summed over ``iter_size`` and averaged over ranks.
 
         Caffe's order: clip, divide by ``iter_size``, add the weight decay, apply the rule.
@@ -109,22 +109,22 @@ class TrainStep:
             state: before.
             gradient: of all batches of the iteration.
             rate: the learning rate, float32.
-            step: number of this step, from 1, float32.
+            correction: see :func:`cosdask.solver.rules.bias_correction`, float32.
         """
         grads = self._clip(gradient.grads)
         params, history = {}, {}
-        for key, weight in state.params.items():
+        # running sums are what the forward pass left; as in Caffe they have a history too, though nothing moves them
+        for key, weight in {**state.params, **gradient.sums}.items():
             grad = grads[key] / jnp.float32(self.param.iter_size) if self.param.iter_size > 1 else grads[key]
             grad = self._regularize(grad, weight, self._decay[key])
             local = rate * jnp.float32(self._lr_mult[key])
-            change, history[key] = self.rule.update(self.param, grad, state.history[key], local, step)
-            params[key] = weight - change
-        params.update(gradient.sums)
+            change, history[key] = self.rule.update(self.param, grad, state.history[key], local, correction)
+            params[key] = weight - change if key not in gradient.sums else weight
         return State(params, history)
 
     def scalars(self, iteration: int) -> tuple[np.float32, np.float32]:
-        """Learning rate and step number of an iteration, as :meth:`update` takes them."""
-        return np.float32(learning_rate(self.param, iteration)), np.float32(iteration + 1)
+        """Learning rate and correction of an iteration, as :meth:`update` takes them."""
+        return np.float32(learning_rate(self.param, iteration)), np.float32(bias_correction(self.param, iteration))
 
     def _clip(self, grads: Params) -> Params:
         """Scale all gradients down where their common L2 norm exceeds ``clip_gradients``."""

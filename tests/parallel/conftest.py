@@ -19,10 +19,14 @@ def cluster() -> Iterator[cosdask.LocalCluster]:
     """Three workers of one thread; afterwards no process of theirs is left."""
     with cosdask.LocalCluster(n_workers=3, threads_per_worker=1) as local:
         yield local
-        children = psutil.Process().children(recursive=True)
-    _, alive = psutil.wait_procs(children, timeout=30)
-    left = [process for process in alive if "resource_tracker" not in " ".join(process.cmdline())]
+        started = [process for process in psutil.Process().children(recursive=True) if not _of_python(process)]
+    _, left = psutil.wait_procs(started, timeout=30)
     assert not left, f"processes left: {left}"
+
+
+def _of_python(process: psutil.Process) -> bool:
+    """Python's own helper of multiprocessing, which lives as long as this process."""
+    return "resource_tracker" in " ".join(process.cmdline())
 
 
 @pytest.fixture

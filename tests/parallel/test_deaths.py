@@ -31,12 +31,8 @@ def kill_a_rank(number: int) -> Callable[[], None]:
 
 def kill_a_worker(client: Client) -> Callable[[], None]:
     """End a whole worker without warning; its nanny brings another."""
-    pids = {name["name"]: name for name in client.scheduler_info(n_workers=-1)["workers"].values()}
-    address = pids[1]["id"] if 1 in pids else next(iter(client.scheduler_info(n_workers=-1)["workers"]))
-    where = next(
-        a for a, w in client.scheduler_info(n_workers=-1)["workers"].items() if w["id"] == address or a == address
-    )
-    pid = client.run(os.getpid, workers=[where])[where]
+    address = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
+    pid = client.run(os.getpid, workers=[address])[address]
     return lambda: os.kill(pid, signal.SIGKILL)
 
 

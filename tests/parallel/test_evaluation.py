@@ -133,13 +133,13 @@ def test_training_after_features_and_features_after_training(client: Client, pro
 
 def test_a_blob_that_is_not_there_is_refused_at_once(client: Client, trained: Problem) -> None:
     """The nearest name is offered before anything is computed."""
-    with pytest.raises(NetError, match='no blob "ip3".*"ip2"'):
+    with pytest.raises(NetError, match=r'no blob "ip3".*"ip2"'):
         cosdask.CaffeOnDask(client, config(trained)).features(blobs=["ip3"])
 
 
 def test_a_missing_model_is_refused_at_once(client: Client, trained: Problem) -> None:
     """No test runs with random weights."""
-    with pytest.raises(StorageError, match="smal.caffemodel"):
+    with pytest.raises(StorageError, match=r"smal\.caffemodel"):
         cosdask.CaffeOnDask(client, config(trained, model=trained.model.replace("small", "smal"))).test()
 
 
