@@ -7,19 +7,21 @@ a chain of convolution-like layers never transposes (see :mod:`cosdask.nn.layer`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosdask.errors import NetError
 from cosdask.nn.graph import Graph, Node, WeightRef
 from cosdask.nn.layer import Array, Layer
 
 Params = dict[str, Array]
+#: the state of each recurrent layer, by the layer's key
+States = Mapping[str, Sequence[Array]]
 Place = Literal["caffe", "last"]
+Kept = TypeVar("Kept", Array, np.ndarray)
 
 _TO: dict[Place, tuple[int, ...]] = {"last": (0, 2, 3, 1), "caffe": (0, 3, 1, 2)}
 
@@ -47,17 +49,46 @@ class Blobs:
         return next(iter(self._arrays[name]))
 
 
+@runtime_checkable
+class Recurrent(Protocol):
+    """A layer with a state that may go on from one call to the next."""
+
+    def initial_state(self, batch: int) -> list[Array]:
+        """What the first call starts from."""
+
+    def forward_with_state(
+        self, weights: Sequence[Array], bottoms: Sequence[Array], state: Sequence[Array]
+    ) -> tuple[list[Array], list[Array]]:
+        """The tops, and the state after them."""
+
+
 @dataclass
 class Outcome:
-    """What a run made: blobs in Caffe's layout, the weights after it, and the total weighted loss."""
+    """What a run made: blobs in Caffe's layout, weights and states after it, and the total weighted loss."""
 
     blobs: dict[str, Array]
     params: Params
     loss: Array
+    states: dict[str, Sequence[Array]] = field(default_factory=dict)
+
+
+def first_states(graph: Graph) -> dict[str, Sequence[Array]]:
+    """The states of a graph's recurrent layers before the first call; layers without one are left out."""
+    found = {
+        node.key: node.layer.initial_state(node.layer.bottom_shapes[0][1])
+        for node in graph.nodes
+        if isinstance(node.layer, Recurrent)
+    }
+    return {key: state for key, state in found.items() if state}
 
 
 def run_graph(
-    graph: Graph, params: Params, inputs: Mapping[str, Array], wanted: Iterable[str], rng: Array | None = None
+    graph: Graph,
+    params: Params,
+    inputs: Mapping[str, Array],
+    wanted: Iterable[str],
+    rng: Array | None = None,
+    states: States | None = None,
 ) -> Outcome:
     """Run every node of the graph in order.
 
@@ -67,6 +98,7 @@ def run_graph(
         inputs: blobs in Caffe's layout, one for each of ``graph.inputs``.
         wanted: names of the blobs to return.
         rng: a key; each random layer gets one of its own from it.
+        states: where recurrent layers go on from; those not named start from zero.
 
     Raises:
         NetError: where a layer draws random numbers and ``rng`` is None.
@@ -75,31 +107,34 @@ def run_graph(
     for name in graph.inputs:
         if name in inputs:  # a data layer's other tops need not be given where nothing asks for them
             blobs.put(name, jnp.asarray(inputs[name], jnp.float32))
-    after = dict(params)
-    loss = jnp.zeros((), jnp.float32)
+    outcome = Outcome({}, dict(params), jnp.zeros((), jnp.float32), dict(states or {}))
     with jax.default_matmul_precision("highest"):
         for node in graph.nodes:
             with jax.named_scope(node.key):
-                loss = loss + _run_node(node, after, blobs, rng)
-    return Outcome({name: blobs.get(name, "caffe") for name in wanted}, after, loss)
+                outcome.loss = outcome.loss + _run_node(node, outcome, blobs, rng)
+    outcome.blobs = {name: blobs.get(name, "caffe") for name in wanted}
+    return outcome
 
 
-def _run_node(node: Node, params: Params, blobs: Blobs, rng: Array | None) -> Array:
-    """Run one layer, put its tops into ``blobs`` and its running sums into ``params``; return its weighted loss."""
+def _run_node(node: Node, outcome: Outcome, blobs: Blobs, rng: Array | None) -> Array:
+    """Run one layer, put its tops into ``blobs``, its running sums and state into ``outcome``; its weighted loss."""
     layer = node.layer
     place = _place(layer, node, blobs)
     bottoms = [blobs.get(name, place) for name in node.bottoms]
     bottoms = [jax.lax.stop_gradient(b) if stop else b for b, stop in zip(bottoms, node.stopped, strict=True)]
-    weights = [load_weight(params, ref) for ref in node.weights]
-    tops, updated = layer.forward_and_update(weights, bottoms, _layer_key(node, rng))
-    for ref, weight in zip(node.weights, updated, strict=True):
-        if not ref.weight.learnable:
-            params[ref.key] = jax.lax.stop_gradient(weight)
+    weights = [load_weight(outcome.params, ref) for ref in node.weights]
+    if node.key in outcome.states and isinstance(layer, Recurrent):
+        tops, outcome.states[node.key] = layer.forward_with_state(weights, bottoms, outcome.states[node.key])
+    else:
+        tops, updated = layer.forward_and_update(weights, bottoms, _layer_key(node, rng))
+        for ref, weight in zip(node.weights, updated, strict=True):
+            if not ref.weight.learnable:
+                outcome.params[ref.key] = jax.lax.stop_gradient(weight)
     loss = jnp.zeros((), jnp.float32)
-    for name, top, weight in zip(node.tops, tops, node.loss_weights, strict=True):
+    for name, top, factor in zip(node.tops, tops, node.loss_weights, strict=True):
         blobs.put(name, top, place)
-        if weight:
-            loss = loss + jnp.float32(weight) * jnp.sum(top)
+        if factor:
+            loss = loss + jnp.float32(factor) * jnp.sum(top)
     return loss
 
 
@@ -125,25 +160,11 @@ def load_weight(params: Params, ref: WeightRef) -> Array:
     return array if ref.trained else jax.lax.stop_gradient(array)
 
 
-def from_caffe(array: Array, axes: Sequence[int] | None) -> Array:
+def from_caffe(array: Kept, axes: Sequence[int] | None) -> Kept:
     """Caffe's axes to the layout that a weight is kept in."""
-    return array if axes is None else array.transpose(axes)
+    return array if axes is None else array.transpose(tuple(axes))
 
 
-def to_caffe(array: Array, axes: Sequence[int] | None) -> Array:
+def to_caffe(array: Kept, axes: Sequence[int] | None) -> Kept:
     """The layout that a weight is kept in back to Caffe's axes."""
     return array if axes is None else array.transpose(tuple(int(axis) for axis in np.argsort(axes)))
-
-
-def check_inputs(graph_inputs: Iterable[str], inputs: Mapping[str, Array]) -> None:
-    """Every input that is needed must be given.
-
-    Raises:
-        NetError: naming the missing ones.
-    """
-    missing = [name for name in graph_inputs if name not in inputs]
-    if missing:
-        raise NetError(
-            f"inputs missing: {', '.join(missing)}; given: {', '.join(inputs) or 'none'}. "
-            "Give each as an array in Caffe's layout."
-        )

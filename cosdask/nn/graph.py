@@ -133,10 +133,25 @@ def loss_weights(param: caffe_pb2.LayerParameter, is_loss: bool) -> tuple[float,
 
 
 class GraphBuilder:
-    """Builds a :class:`Graph`; one use."""
+    """Builds a :class:`Graph`; one use.
 
-    def __init__(self, layers: Sequence[caffe_pb2.LayerParameter], phase: str, inputs: Mapping[str, Shape]) -> None:
+    Args:
+        layers: of one phase, in order.
+        phase: ``"TRAIN"`` or ``"TEST"``.
+        inputs: shapes of the tops of input layers.
+        whole: the net's whole graph, where a part of it is built: weights live where they live there, also where the
+            layer that owns a shared weight takes no part.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[caffe_pb2.LayerParameter],
+        phase: str,
+        inputs: Mapping[str, Shape],
+        whole: Graph | None = None,
+    ) -> None:
         self._layers = layers
+        self._known = {} if whole is None else {node.key: node.weights for node in whole.nodes}
         self._keys = layer_keys(layers)
         self._phase = phase
         self._inputs = inputs
@@ -184,6 +199,8 @@ class GraphBuilder:
         )
 
     def _resolve_weights(self, key: str, layer: Layer) -> tuple[WeightRef, ...]:
+        if key in self._known:
+            return self._as_known(key, layer)
         specs = layer.param.param
         if len(specs) > len(layer.weights):
             layer.fail(f"param is given {len(specs)} times, but the layer has {len(layer.weights)} weight blob(s).")
@@ -191,6 +208,13 @@ class GraphBuilder:
             self._resolve(key, layer, position, specs[position] if position < len(specs) else caffe_pb2.ParamSpec())
             for position in range(len(layer.weights))
         )
+
+    def _as_known(self, key: str, layer: Layer) -> tuple[WeightRef, ...]:
+        refs = self._known[key]
+        wanted, there = [weight.shape for weight in layer.weights], [ref.weight.shape for ref in refs]
+        if wanted != there:
+            layer.fail(f"the given inputs need weights of shapes {wanted}, but the net's have {there}.")
+        return refs
 
     def _resolve(self, key: str, layer: Layer, position: int, spec: caffe_pb2.ParamSpec) -> WeightRef:
         weight = layer.weights[position]
@@ -218,9 +242,11 @@ class GraphBuilder:
                 f"differs from the owner's {wanted}."
             )
         for name in ("lr_mult", "decay_mult"):
-            if not spec.HasField(name):  # type: ignore[arg-type]
+            if not spec.HasField(name):
                 continue
             stated, known = getattr(spec, name), getattr(owner.spec, name)
-            if owner.spec.HasField(name) and stated != known:  # type: ignore[arg-type]
-                layer.fail(f'{name} (={stated}) differs from {known}, stated before for the shared weight "{spec.name}".')
+            if owner.spec.HasField(name) and stated != known:
+                layer.fail(
+                    f'{name} (={stated}) differs from {known}, stated before for the shared weight "{spec.name}".'
+                )
             setattr(owner.spec, name, stated)

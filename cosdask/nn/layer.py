@@ -1,7 +1,8 @@
 """What a layer is, and the one registry of layer types.
 
 A layer is built for given bottom shapes: :meth:`Layer.setup` reads the prototxt's fields, checks them, and states the
-shapes of the tops and the weights it owns. It is immutable after that, and :meth:`Layer.forward` is a pure JAX function.
+shapes of the tops and the weights it owns. It is immutable after that, and :meth:`Layer.forward` is a pure JAX
+function.
 
 Layouts. Blobs at the edges are in Caffe's layout (N, C, H, W). Inside, convolution-like layers run channels-last,
 which is what XLA does fast. A layer class says in :attr:`Layer.layout` what it is given and what it returns:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 
-from cosdask import device
 from cosdask.data import layer_top_shapes
 from cosdask.errors import NetError, WeightsError, did_you_mean
 from cosdask.nn import layers as _layers  # noqa: F401  (fills the registry)
 from cosdask.nn import partition
-from cosdask.nn.execute import Outcome, Params, check_inputs, from_caffe, run_graph, to_caffe
+from cosdask.nn.execute import Outcome, Params, States, first_states, from_caffe, run_graph, to_caffe
 from cosdask.nn.fillers import fill
-from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, needed_layers, output_blobs
-from cosdask.nn.layer import REGISTRY, Array, Shape
+from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, WeightRef, output_blobs
+from cosdask.nn.layer import Array, Shape
+from cosdask.nn.places import layer_places
+from cosdask.nn.programs import Program, Programs
 from cosdask.nn.weights import load_weights, save_weights, weights_of
-from cosdask.proto import caffe_pb2, filter_net, parse_net, read_net, to_text, upgrade_net
-from cosdask.storage import parent
+from cosdask.proto import caffe_pb2, filter_net, parse_net, read_prototxt, to_text, upgrade_net
+from cosdask.storage import FileStamp, exists, local_path, parent, stamp
 
 Blobs = dict[str, list[np.ndarray]]
 
@@ -63,24 +66,31 @@ class Net:
         seed: int | None = None,
         folder: str | None = None,
     ) -> None:
+        self.path: str | None = None
+        text: str | None = None
         if isinstance(path_or_url, caffe_pb2.NetParameter):
-            message, self.path = upgrade_net(path_or_url), None
+            whole = upgrade_net(path_or_url)
         else:
-            message, self.path = read_net(path_or_url), os.fspath(path_or_url)
+            self.path, text = os.fspath(path_or_url), read_prototxt(path_or_url)
+            whole = parse_net(text, self.path)
         self.folder = folder if folder is not None else parent(self.path) if self.path else None
-        self._message = filter_net(message, phase, level, stages)
+        self._message = filter_net(whole, phase, level, stages)
+        self._places = layer_places(text, whole, self._message.state) if text is not None else {}
         self.phase, self.level, self.stages, self.seed = phase, level, tuple(stages), seed
         self.name: str = self._message.name
         self.layers: list[caffe_pb2.LayerParameter] = list(self._message.layer)
-        self.outputs: list[str] = output_blobs(self.layers)
-        self.inputs: dict[str, Shape] = self._input_shapes(input_shapes or {})
-        self.graph: Graph = GraphBuilder(self.layers, phase, self.inputs).build()
+        with self._placed():
+            self.outputs: list[str] = output_blobs(self.layers)
+            self.inputs: dict[str, Shape] = self._input_shapes(input_shapes or {})
+            self.graph: Graph = GraphBuilder(self.layers, phase, self.inputs).build()
         self.blob_shapes: dict[str, Shape] = self.graph.blob_shapes
-        self._graphs: dict[Any, Graph] = {}
-        self._compiled: dict[Any, Any] = {}
+        self.programs = Programs(self.layers, phase, self.inputs, self.graph)
         self._params: Params | None = None
-        #: path and SHA-256 of the weights file that the current weights are, where they are one's
-        self.weights_place: tuple[str, str] | None = None
+        self._states: dict[str, Sequence[Array]] = {}
+        self._draw_key: Array | None = None
+        self._draws = 0
+        # the file that the current weights are, what it looked like then, and the weights as they were loaded
+        self._weights_file: tuple[str, FileStamp, Params] | None = None
         for path in [weights] if isinstance(weights, str | os.PathLike) else weights or ():
             self.load(path)
 
@@ -89,6 +99,18 @@ class Net:
         """A net from prototxt text (or a message), with the keywords of :class:`Net`."""
         message = text if isinstance(text, caffe_pb2.NetParameter) else parse_net(text)
         return cls(message, phase, **keywords)
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Errors about a layer get the file and line of its block."""
+        try:
+            yield
+        except NetError as error:
+            line = self._places.get(error.where.get("layer", ""))
+            if line is not None and "line" not in error.where:
+                error.args = (f"{self.path}:{line}: {error.message}",)
+                error.where.update(path=self.path, line=line)
+            raise
 
     # -- shapes ------------------------------------------------------------------------------------------------------
 
@@ -107,30 +129,6 @@ class Net:
             raise NetError(f'input_shapes names "{unknown[0]}", which is no input.{did_you_mean(unknown[0], shapes)}')
         return shapes
 
-    def _graph_for(self, inputs: Mapping[str, Any], blobs: Sequence[str], loss: bool = False) -> Graph:
-        """The part of the net that the blobs need, built for the inputs' shapes; kept for the next call."""
-        for name in blobs:
-            if name not in self.blob_shapes:
-                raise NetError(f'the net makes no blob "{name}".{did_you_mean(name, self.blob_shapes)}')
-        shapes = {name: tuple(np.shape(array)) for name, array in inputs.items()}
-        key = (tuple(sorted(shapes.items())), tuple(blobs), loss)
-        if key not in self._graphs:
-            with_loss = [node.index for node in self.graph.nodes if any(node.loss_weights)] if loss else []
-            chosen = needed_layers(self.layers, blobs, with_loss)
-            check_inputs(_inputs_needed(self.layers, chosen, blobs), inputs)
-            self._graphs[key] = GraphBuilder(self.layers, self.phase, {**self.inputs, **shapes}).build(chosen)
-            self._check_weight_shapes(self._graphs[key])
-        return self._graphs[key]
-
-    def _check_weight_shapes(self, graph: Graph) -> None:
-        for key, ref in graph.owned.items():
-            if ref.weight.shape != self.graph.owned[key].weight.shape:
-                raise NetError(
-                    f'layer "{ref.owner}": the given inputs need a weight of shape {ref.weight.shape}, '
-                    f"but the net's has {self.graph.owned[key].weight.shape}.",
-                    layer=ref.owner,
-                )
-
     # -- weights -----------------------------------------------------------------------------------------------------
 
     @property
@@ -142,7 +140,25 @@ class Net:
 
     @params.setter
     def params(self, params: Params) -> None:
-        self._params, self.weights_place = params, None
+        self.check_params(params)
+        self._params, self._weights_file = params, None
+
+    def check_params(self, params: Params) -> None:
+        """Params must hold each of this net's weights.
+
+        Raises:
+            WeightsError: naming one that is missing.
+        """
+        _check_keys(params, self.graph.owned)
+
+    @property
+    def weights_place(self) -> tuple[str, str] | None:
+        """Path and SHA-256 of the weights file that the current weights are; None where they are no file's."""
+        if self._weights_file is None:
+            return None
+        path, before, loaded = self._weights_file
+        same = all(self.params[key] is weight for key, weight in loaded.items())
+        return (path, partition.hash_of(path)) if same and exists(path) and stamp(path) == before else None
 
     def init(self, seed: int | None = None) -> Params:
         """Weights drawn by the fillers; the same for the same seed on every machine."""
@@ -155,12 +171,21 @@ class Net:
         }
 
     def to_blobs(self, params: Params) -> Blobs:
-        """``{layer: [array]}`` in Caffe's shapes, a shared blob under every sharer; also for gradients."""
+        """``{layer: [array]}`` in Caffe's shapes, a shared blob under every sharer; also for gradients.
+
+        The arrays are copies, float32, and may be written to.
+
+        Raises:
+            WeightsError: for params of another net.
+        """
+        self.check_params(params)
         blobs: Blobs = {}
         for node in self.graph.nodes:
             if node.weights:
                 blobs[node.key] = [
-                    np.asarray(to_caffe(np.asarray(params[ref.key]), ref.owner_weight.axes)).reshape(ref.weight.shape)
+                    np.array(to_caffe(np.asarray(params[ref.key]), ref.owner_weight.axes), order="C").reshape(
+                        ref.weight.shape
+                    )
                     for ref in node.weights
                 ]
         return blobs
@@ -172,7 +197,7 @@ class Net:
             WeightsError: for an unknown layer, a wrong number of blobs, or a wrong shape.
         """
         nodes = {node.key: node for node in self.graph.nodes if node.weights}
-        params = dict(self.params)
+        given: Params = {}
         for name, arrays in blobs.items():
             if name not in nodes:
                 raise WeightsError(f'the net has no layer "{name}" with weights.{did_you_mean(name, nodes)}')
@@ -182,29 +207,30 @@ class Net:
                     f'layer "{name}": {len(arrays)} weight blob(s) given, the layer has {len(refs)}.', layer=name
                 )
             for position, (ref, array) in enumerate(zip(refs, arrays, strict=True)):
-                if array is None:
-                    continue
-                if tuple(np.shape(array)) != ref.weight.shape:
-                    raise WeightsError(
-                        f'layer "{name}", weight {position}: shape {tuple(np.shape(array))} given, '
-                        f"{ref.weight.shape} wanted. To train this layer from scratch, give it another name.",
-                        layer=name,
-                    )
-                whole = np.asarray(array, np.float32).reshape(ref.owner_weight.shape)
-                params[ref.key] = jax.numpy.asarray(from_caffe(whole, ref.owner_weight.axes))
-        return params
+                if array is not None:
+                    given[ref.key] = _kept(name, position, ref, array)
+        # weights are drawn by the fillers only where some are still wanted
+        whole = given if len(given) == len(self.graph.owned) else {**self.params, **given}
+        return {key: whole[key] for key in self.graph.owned}
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Copy weights by layer name from a ``.caffemodel`` or ``.caffemodel.h5``, as Caffe does.
 
+        Layers that the file lacks keep their weights; layers that the net lacks are passed over.
+
         Raises:
             WeightsError: for blobs whose number or shape differs, and for a file that is none.
+            ProtoError, StorageError: for a file that cannot be read.
         """
         wanted = {node.key: node.weights for node in self.graph.nodes if node.weights}
+        before = stamp(path)
         blobs = load_weights(os.fspath(path), wanted)
         self.params = self.from_blobs(blobs)
         if len(blobs) == len(wanted):
-            self.weights_place = (os.fspath(path), partition.hash_of(path))
+            here = local_path(path)
+            # a pickled net may be opened by a process with another working directory
+            place = os.fspath(path) if here is None else str(here.absolute())
+            self._weights_file = (place, before, dict(self.params))
 
     def load_message(self, message: caffe_pb2.NetParameter) -> None:
         """Copy weights by layer name from a ``NetParameter`` that holds blobs."""
@@ -217,11 +243,17 @@ class Net:
 
     # -- running -----------------------------------------------------------------------------------------------------
 
-    def run(
-        self, params: Params, inputs: Mapping[str, Any], rng: Any, blobs: Sequence[str], loss: bool = False
-    ) -> Outcome:
-        """Run the part of the net that ``blobs`` (and, if asked, the loss) need."""
-        return run_graph(self._graph_for(inputs, blobs, loss), params, inputs, blobs, rng)
+    def _program(self, inputs: Mapping[str, Any], blobs: Sequence[str] | None, loss: bool = False) -> Program:
+        if isinstance(blobs, str):
+            raise NetError(f'blobs="{blobs}": give a list of names, such as ["{blobs}"].')
+        with self._placed():
+            return self.programs.find(inputs, tuple(self.outputs if blobs is None else blobs), loss)
+
+    def _run(self, params: Params, inputs: Mapping[str, Any], rng: Any, blobs: Any, loss: bool = False) -> Outcome:
+        program = self._program(inputs, blobs, loss)
+        _check_keys(params, program.weights)
+        with self._placed():
+            return run_graph(program.graph, params, inputs, program.blobs, rng)
 
     def apply(
         self, params: Params, inputs: Mapping[str, Any], rng: Any = None, blobs: Sequence[str] | None = None
@@ -230,53 +262,108 @@ class Net:
 
         Args:
             params: from :attr:`params`, :meth:`init` or :meth:`from_blobs`.
-            inputs: ``{blob: array}`` in Caffe's layout, float32; any batch size.
+            inputs: ``{blob: array}`` in Caffe's layout, read as float32; any batch size; inputs that nothing asked for
+                depends on may be left out.
             rng: a JAX key, needed where a layer draws random numbers in this phase.
             blobs: names of the blobs to return; default :attr:`outputs`.
 
         Returns:
             ``({blob: array}, params)``; the params carry BatchNorm's sums after this batch.
+
+        Raises:
+            NetError: for an unknown blob, a missing input, shapes that do not fit, or a missing ``rng``.
+            WeightsError: for params of another net.
         """
-        outcome = self.run(params, inputs, rng, tuple(self.outputs if blobs is None else blobs))
+        outcome = self._run(params, inputs, rng, blobs)
         return outcome.blobs, outcome.params
 
     def loss(self, params: Params, inputs: Mapping[str, Any], rng: Any = None) -> tuple[Array, Any]:
-        """The total weighted loss without weight decay: ``(total, ({output: array}, params))``; pure."""
-        outcome = self.run(params, inputs, rng, tuple(self.outputs), loss=True)
+        """The total weighted loss without weight decay: ``(total, ({output: array}, params))``; pure.
+
+        Arguments and errors are those of :meth:`apply`. The total is a float32 scalar: each top times its
+        ``loss_weight``, summed; 0 for a net without a loss.
+        """
+        outcome = self._run(params, inputs, rng, None, loss=True)
         return outcome.loss, (outcome.blobs, outcome.params)
 
     def forward(self, inputs: Mapping[str, Any], blobs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Blobs for a batch of any size with the current weights, compiled once a shape.
 
-        Only the inputs that the blobs asked for depend on are needed.
+        Only the inputs that the blobs asked for depend on are needed. Recurrent layers go on from where the last call
+        left them, as in pycaffe: a sequence may be fed in pieces; inputs of another number of samples start anew.
+        Where a layer draws random numbers, each call draws new ones, the same for the same ``seed`` of the net.
+
+        Args:
+            inputs: ``{blob: array}`` in Caffe's layout, read as float32.
+            blobs: names of the blobs to return; default :attr:`outputs`.
+
+        Returns:
+            ``{blob: float32 array}`` in Caffe's layout.
+
+        Raises:
+            NetError: for an unknown blob, a missing input, or shapes that do not fit.
         """
-        wanted = tuple(self.outputs if blobs is None else blobs)
-        graph = self._graph_for(inputs, wanted)
-        given = {name: np.asarray(inputs[name], np.float32) for name in graph.inputs if name in inputs}
-        key = id(graph)
-        if key not in self._compiled:
-            self._compiled[key] = device.compile_function(
-                lambda params, given, rng: run_graph(graph, params, given, wanted, rng).blobs
-            )
-        rng = jax.random.key(self.seed or 0) if any(node.layer.random for node in graph.nodes) else None
-        used = {ref.key: self.params[ref.key] for node in graph.nodes for ref in node.weights}
-        return {name: np.asarray(array) for name, array in self._compiled[key](used, given, rng).items()}
+        program = self._program(inputs, blobs)
+        found, states = self._forward(program, inputs, self._states_for(program))
+        self._states.update(states)
+        return found
+
+    def forward_anew(self, inputs: Mapping[str, Any], blobs: Sequence[str]) -> dict[str, np.ndarray]:
+        """As :meth:`forward`, but recurrent layers start from zero and keep nothing; for use from several threads."""
+        program = self._program(inputs, blobs)
+        return self._forward(program, inputs, first_states(program.graph))[0]
+
+    def _forward(
+        self, program: Program, inputs: Mapping[str, Any], states: States
+    ) -> tuple[dict[str, np.ndarray], States]:
+        given = {name: np.asarray(inputs[name], np.float32) for name in program.graph.inputs if name in inputs}
+        params = self.params
+        used = {key: params[key] for key in program.weights}
+        with self._placed():
+            found, after = program(used, given, self._next_key() if program.random else None, states)
+        return {name: np.asarray(array) for name, array in found.items()}, after
+
+    def _next_key(self) -> Array:
+        """A key for the random layers of one call."""
+        if self._draw_key is None:
+            seed = secrets.randbelow(2**31) if self.seed is None else self.seed
+            self._draw_key = jax.random.key(seed)
+        self._draws += 1
+        return jax.random.fold_in(self._draw_key, self._draws)
+
+    def _states_for(self, program: Program) -> States:
+        """The states that the last call left, where their shapes still fit."""
+        return {
+            key: self._states[key] if _shapes(self._states.get(key, ())) == _shapes(first) else first
+            for key, first in first_states(program.graph).items()
+        }
 
     def batch_axis(self, blob: str) -> int | None:
-        """The axis of a blob that grows with the batch, or None for blobs that sum up over the batch."""
-        if blob not in self.blob_shapes:
-            raise NetError(f'the net makes no blob "{blob}".{did_you_mean(blob, self.blob_shapes)}')
-        return partition.batch_axis(self, blob)
+        """The axis of a blob that grows with the batch, or None for blobs that sum up over the batch.
 
-    def map_partition(
-        self, frame: Any, blobs: Sequence[str], column: str = "data", transform: bool = True
-    ) -> Any:
-        """The frame plus a column a blob; for ``ddf.map_partitions`` (see :func:`cosdask.nn.partition.map_partition`)."""
+        Raises:
+            NetError: for a blob that the net lacks.
+        """
+        return self.programs.batch_axis(blob)
+
+    def map_partition(self, frame: Any, blobs: Sequence[str], column: str = "data", transform: bool = True) -> Any:
+        """The frame plus a column a blob; for ``ddf.map_partitions`` (see :mod:`cosdask.nn.partition`)."""
         return partition.map_partition(self, frame, blobs, column, transform)
 
     def meta(self, frame: Any, blobs: Sequence[str]) -> Any:
         """The ``meta=`` that goes with :meth:`map_partition`."""
         return partition.meta(frame, blobs)
+
+    def copy(self) -> Net:
+        """Another net with the same weights; what has been compiled is shared, weights and states are its own."""
+        twin: Net = object.__new__(Net)
+        twin.__dict__.update(self.__dict__, _params=self.params, _states={})
+        return twin
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: Any) -> Net:
+        return self.copy()
 
     def __reduce__(self) -> Any:
         """A pickled net is its text, and where its weights lie (see :mod:`cosdask.nn.partition`)."""
@@ -304,13 +391,31 @@ def _stated_shapes(layer: caffe_pb2.LayerParameter) -> dict[str, Shape]:
     return dict(zip(layer.top, shapes, strict=True))
 
 
-def _inputs_needed(
-    layers: Sequence[caffe_pb2.LayerParameter], chosen: Sequence[int], blobs: Iterable[str]
-) -> list[str]:
-    """Tops of input layers that the chosen layers read or that were asked for themselves."""
-    read = {bottom for index in chosen for bottom in layers[index].bottom}.union(blobs)
-    tops = [top for index in chosen if layers[index].type in INPUT_TYPES for top in layers[index].top]
-    return [top for top in tops if top in read]
+def _kept(layer: str, position: int, ref: WeightRef, array: Any) -> Array:
+    """A weight in Caffe's shape as it is kept."""
+    if tuple(np.shape(array)) != ref.weight.shape:
+        raise WeightsError(
+            f'layer "{layer}", weight {position}: shape {tuple(np.shape(array))} given, {ref.weight.shape} wanted. '
+            "To train this layer from scratch, give it another name.",
+            layer=layer,
+        )
+    whole = np.asarray(array, np.float32).reshape(ref.owner_weight.shape)
+    return jax.numpy.asarray(from_caffe(whole, ref.owner_weight.axes))
 
 
-__all__ = ["REGISTRY", "Net"]
+def _check_keys(params: Mapping[str, Any], wanted: Iterable[str]) -> None:
+    missing = sorted(set(wanted) - set(params))
+    if missing:
+        layer, _, position = missing[0].rpartition("/")
+        raise WeightsError(
+            f'params lack weight {position} of layer "{layer}" ({len(missing)} missing in all); '
+            "make them with init, from_blobs or params of this net.",
+            layer=layer,
+        )
+
+
+def _shapes(arrays: Sequence[Array]) -> list[Shape]:
+    return [tuple(array.shape) for array in arrays]
+
+
+__all__ = ["Net"]

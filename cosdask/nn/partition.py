@@ -1,10 +1,11 @@
-"""A net over the rows of a dataframe: one column a blob, one cell a row; and how a net travels to where the rows are."""
+"""A net over the rows of a dataframe, one column a blob, one cell a row; how a net travels to where the rows are."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ import pyarrow as pa
 
 from cosdask.data import FrameSource, Segment, is_data_layer, take
 from cosdask.errors import DataError, NetError, WeightsError, did_you_mean
-from cosdask.nn.graph import GraphBuilder, needed_layers
 from cosdask.nn.layer import Shape
+from cosdask.nn.programs import check_blob
+from cosdask.nn.weights import net_message, to_binary
 from cosdask.proto import caffe_pb2, parse_binary
 from cosdask.storage import read_bytes
 
@@ -26,37 +28,25 @@ if TYPE_CHECKING:
 CELL = pd.ArrowDtype(pa.list_(pa.float32()))
 
 
-def batch_axis(net: Net, blob: str) -> int | None:
-    """The axis of a blob that grows with the batch: found by building the net for one row more."""
-    more = {name: _one_more(shape, _input_axis(net, name)) for name, shape in net.inputs.items()}
-    before = net.blob_shapes[blob]
-    try:
-        chosen = needed_layers(net.layers, [blob])
-        after = GraphBuilder(net.layers, net.phase, more).build(chosen).blob_shapes[blob]
-    except NetError:
-        # inputs that do not grow together (a net for one fixed size): the usual place of the batch
-        first = next(iter(net.inputs.values()), ())
-        return 0 if before and first and before[0] == first[0] else None
-    grown = [axis for axis, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
-    return grown[0] if grown else None
+def rows_of_blob(name: str, array: np.ndarray, axis: int | None, fed: int, rows: int) -> np.ndarray:
+    """A blob as a float32 matrix, a row a row of the batch; a blob without a batch axis is the same in every row.
 
+    Args:
+        name: of the blob, for the error.
+        array: the blob.
+        axis: its batch axis.
+        fed: rows that were fed.
+        rows: how many of them count.
 
-def _input_axis(net: Net, name: str) -> int:
-    """Where an input has its batch: axis 1 for time-major tops of CoSData, else axis 0."""
-    for layer in net.layers:
-        if layer.type == "CoSData" and name in layer.top:
-            return int(layer.cos_data_param.top[list(layer.top).index(name)].transpose)
-    return 0
-
-
-def _one_more(shape: Shape, axis: int) -> Shape:
-    return tuple(size + (position == axis) for position, size in enumerate(shape))
-
-
-def rows_of_blob(array: np.ndarray, axis: int | None, rows: int) -> np.ndarray:
-    """A blob as a float32 matrix, a row a row of the batch; a blob without a batch axis is the same in every row."""
+    Raises:
+        NetError: for a blob that has not one row for each that was fed.
+    """
     if axis is None:
         return np.broadcast_to(np.ravel(array)[None, :], (rows, array.size))
+    if array.shape[axis] != fed:
+        raise NetError(
+            f'blob "{name}" has {array.shape[axis]} rows for a batch of {fed}: it cannot be told row by row.'
+        )
     return np.moveaxis(array, axis, 0)[:rows].reshape(rows, -1)
 
 
@@ -74,11 +64,14 @@ def forward_rows(net: Net, inputs: Mapping[str, np.ndarray], blobs: Sequence[str
     compilation of its own.
     """
     axes = [net.batch_axis(blob) for blob in blobs]
-    full = max((shape[_input_axis(net, name)] for name, shape in net.inputs.items()), default=rows)
+    place = net.programs.input_axis
+    full = max((shape[place(name)] for name, shape in net.inputs.items() if name in inputs), default=rows)
+    fed = rows
     if rows < full and all(axis is not None for axis in axes):
-        inputs = {name: _filled(array, _input_axis(net, name), full) for name, array in inputs.items()}
-    found = net.forward(inputs, blobs)
-    return [rows_of_blob(found[blob], axis, rows) for blob, axis in zip(blobs, axes, strict=True)]
+        fed = full
+        inputs = {name: _filled(array, place(name), full) for name, array in inputs.items()}
+    found = net.forward_anew(inputs, blobs)
+    return [rows_of_blob(blob, found[blob], axis, fed, rows) for blob, axis in zip(blobs, axes, strict=True)]
 
 
 def _filled(array: np.ndarray, axis: int, size: int) -> np.ndarray:
@@ -92,20 +85,22 @@ def map_partition(net: Net, frame: pd.DataFrame, blobs: Sequence[str], column: s
     Args:
         net: its weights are used; its data layer's transform applies.
         frame: rows with ``column``: encoded images, raw interleaved bytes (with columns ``channels``, ``height``,
-            ``width``, or of the data layer's size), or arrays of floats in Caffe's layout.
+            ``width``, or of the data layer's size), or arrays of floats in Caffe's layout, nested or flat.
         blobs: names of blobs.
         column: the column that is fed.
         transform: False feeds arrays as they are, without crop, mean and scale.
 
     Raises:
-        NetError: for a blob that the net lacks.
+        NetError: for a blob that the net lacks, or whose rows are not the batch's.
         DataError: for a missing column or a row that cannot be read.
     """
+    if isinstance(blobs, str):
+        raise NetError(f'blobs="{blobs}": give a list of names, such as ["{blobs}"].')
     for blob in blobs:
-        if blob not in net.blob_shapes:
-            raise NetError(f'the net makes no blob "{blob}".{did_you_mean(blob, net.blob_shapes)}')
+        check_blob(blob, net.graph)
     if column not in frame.columns:
-        raise DataError(f'the frame has no column "{column}".{did_you_mean(column, map(str, frame.columns))}', column=column)
+        near = did_you_mean(column, map(str, frame.columns))
+        raise DataError(f'the frame has no column "{column}".{near}', column=column)
     if not len(frame):
         return meta(frame, blobs)
     parts: list[list[np.ndarray]] = []
@@ -131,54 +126,102 @@ def _frame_batches(
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Batches of the net's size: the number of rows, and the inputs."""
     layer, top = _feeding_layer(net)
-    if not transform:
-        shape = net.inputs[top]
-        for start in range(0, len(frame), shape[0]):
-            part = frame[column].iloc[start : start + shape[0]]
-            arrays = [np.asarray(cell, np.float32).reshape(shape[1:]) for cell in part]
-            yield len(part), {top: np.stack(arrays)}
+    shape = net.inputs[top]
+    as_bytes = _holds_bytes(frame[column])
+    if not transform or (layer is None and not as_bytes):
+        if as_bytes:
+            raise DataError(
+                f'column "{column}" holds bytes; only arrays can be fed with transform=False', column=column
+            )
+        for start in range(0, len(frame), max(1, shape[0])):
+            part = frame[column].iloc[start : start + max(1, shape[0])]
+            yield len(part), {top: _arrays(part, shape, start)}
         return
-    source = FrameSource(layer, "TEST", net.folder, frame=_standard(frame, column, net.inputs[top]))
+    layer = layer if layer is not None else _image_layer(top, shape)
+    source = FrameSource(layer, "TEST", net.folder, frame=_standard(frame, column, shape))
     for ids, raw in take(source, [Segment(0, 0, source.rows)], source.batch_size):
         yield len(ids), {top: np.asarray(source.finish(raw)[top])}
 
 
-def _feeding_layer(net: Net) -> tuple[caffe_pb2.LayerParameter, str]:
-    """The data layer whose transform applies and its first top; made up for nets with bare inputs."""
+def _holds_bytes(cells_: pd.Series) -> bool:
+    """Whether the cells are bytes.
+
+    Raises:
+        DataError: for text, which Dask makes of bytes and arrays.
+    """
+    first = next((cell for cell in cells_ if cell is not None and cell is not pd.NA), None)
+    if isinstance(first, str):
+        raise DataError(
+            f'column "{cells_.name}" holds text, beginning {first[:20]!r}: where it was bytes or arrays, Dask has '
+            "turned them into text. Give the column an Arrow type, such as pd.ArrowDtype(pa.binary()), or set "
+            'dask.config "dataframe.convert-string" to False',
+            column=str(cells_.name),
+        )
+    return isinstance(first, bytes | bytearray | memoryview)
+
+
+def _arrays(part: pd.Series, shape: Shape, start: int) -> np.ndarray:
+    """Cells of numbers, nested or flat, as one batch; ``start`` is the first one's row."""
+    arrays = []
+    for row, cell in enumerate(part, start):
+        try:
+            array = np.asarray(cell, np.float32)
+            arrays.append(array.reshape(shape[1:]))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f'row {row} of column "{part.name}" is no array of the {shape[1:]} numbers that the net takes: {error}',
+                column=str(part.name),
+                row=row,
+            ) from error
+    return np.stack(arrays)
+
+
+def _feeding_layer(net: Net) -> tuple[caffe_pb2.LayerParameter | None, str]:
+    """The data layer whose transform applies (None for nets with bare inputs), and the input that is fed."""
     for layer in net.layers:
         if is_data_layer(layer) and layer.top[0] in net.inputs:
-            copy = caffe_pb2.LayerParameter()
-            copy.CopyFrom(layer)
-            return copy, layer.top[0]
+            return layer, layer.top[0]
     if not net.inputs:
         raise NetError("the net has no inputs that a frame could feed.")
-    top, shape = next(iter(net.inputs.items()))
+    return None, next(iter(net.inputs))
+
+
+def _image_layer(top: str, shape: Shape) -> caffe_pb2.LayerParameter:
+    """A data layer for images of a bare input's size, fed as they are."""
     if len(shape) != 4:
         raise NetError(
-            f'input "{top}" has shape {shape}: only image inputs (N, C, H, W) are decoded; pass transform=False.'
+            f'input "{top}" has shape {shape}: bytes are decoded for image inputs (N, C, H, W) only; give arrays.'
         )
     layer = caffe_pb2.LayerParameter(name=top, type="MemoryData", top=[top, "label"])
     param = layer.memory_data_param
     param.batch_size, param.channels, param.height, param.width = shape
-    return layer, top
+    return layer
 
 
 def _standard(frame: pd.DataFrame, column: str, shape: Shape) -> pa.Table:
     """The fed column, and what says how to read it, with the names that sources know."""
     values = frame[column].tolist()
-    first = next((value for value in values if value is not None), None)
     known = {name: pa.array(frame[name].tolist()) for name in ("channels", "height", "width") if name in frame.columns}
     columns: dict[str, pa.Array] = {"label": pa.array(["0"] * len(values))}
-    if isinstance(first, bytes | bytearray | memoryview):
+    if _holds_bytes(frame[column]):
         columns["data"] = pa.array(values, pa.binary())
         columns["encoded"] = _encoded(frame, values)
     else:
-        floats = [np.asarray(value, np.float32) for value in values]
+        floats = [_numbers(value, row, column) for row, value in enumerate(values)]
         columns["data"] = pa.array([b""] * len(values), pa.binary())
         columns["float_data"] = pa.array([value.ravel() for value in floats], pa.list_(pa.float32()))
         sizes = np.array([value.shape if value.ndim == 3 else shape[1:] for value in floats])
         known = known or {name: pa.array(sizes[:, i]) for i, name in enumerate(("channels", "height", "width"))}
     return pa.table({**columns, **known})
+
+
+def _numbers(value: Any, row: int, column: str) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f'row {row} of column "{column}" is no array of numbers: {error}', column=column, row=row
+        ) from error
 
 
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
@@ -188,7 +231,7 @@ def _encoded(frame: pd.DataFrame, values: list[bytes]) -> pa.Array:
     """Whether each row is an encoded image: as the frame says, else by how the bytes begin."""
     if "encoded" in frame.columns:
         return pa.array(frame["encoded"].tolist(), pa.bool_())
-    return pa.array([bytes(value[:4]).startswith(_IMAGE_STARTS) for value in values], pa.bool_())
+    return pa.array([bytes(value or b"")[:4].startswith(_IMAGE_STARTS) for value in values], pa.bool_())
 
 
 # -- how a net travels -----------------------------------------------------------------------------------------------
@@ -199,24 +242,51 @@ def reduce_net(net: Net) -> tuple[Any, ...]:
 
     Weights that were changed since they were loaded (or that came from no file) travel themselves, as a caffemodel.
     """
-    place = net.weights_place
-    if place is None:
-        from cosdask.nn.weights import net_message, to_binary
-
-        weights: Any = to_binary(net_message(net), net.to_blobs(net.params))
-    else:
-        weights = place
-    settings = (net.phase, net.level, net.stages, dict(net.inputs), net.seed, net.folder)
-    return _restore_net, (net.to_message().SerializeToString(deterministic=True), settings, weights)
+    weights: Any = net.weights_place
+    if weights is None:
+        weights = to_binary(net_message(net), net.to_blobs(net.params))
+    settings = (net.phase, net.level, net.stages, tuple(net.inputs.items()), net.seed, net.folder)
+    return restore_net, (net.to_message().SerializeToString(deterministic=True), settings, weights)
 
 
-@functools.lru_cache(maxsize=8)
-def _net_at(message: bytes, settings: Any, path: str, digest: str) -> Net:
-    """A net with weights from a file, one a process: it is compiled once."""
+_kept: OrderedDict[Any, Net] = OrderedDict()
+_kept_lock = threading.Lock()
+_MOST_KEPT = 8
+
+
+def restore_net(message: bytes, settings: Any, weights: Any) -> Net:
+    """The net that :func:`reduce_net` took apart; what has been compiled for an equal one is used again.
+
+    Raises:
+        WeightsError: where the weights' file has changed since.
+    """
+    digest = weights[1] if isinstance(weights, tuple) else hashlib.sha256(weights).hexdigest()
+    key = (message, settings, digest)
+    # tasks of one worker unpickle the same net in several threads at once
+    with _kept_lock:
+        if key not in _kept:
+            _kept[key] = _opened(message, settings, weights)
+        _kept.move_to_end(key)
+        while len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
+        return _kept[key].copy()
+
+
+def _opened(message: bytes, settings: Any, weights: Any) -> Net:
+    from cosdask.nn.net import Net
+
+    phase, level, stages, inputs, seed, folder = settings
+    parsed = parse_binary(message, caffe_pb2.NetParameter())
+    net = Net(parsed, phase, level=level, stages=stages, input_shapes=dict(inputs), seed=seed, folder=folder)
+    if not isinstance(weights, tuple):
+        net.load_message(parse_binary(weights, caffe_pb2.NetParameter()))
+        return net
+    path, digest = weights
     found = hash_of(path)
     if found != digest:
-        raise WeightsError(f"{path}: has changed since the net was made (SHA-256 {found[:12]} now, {digest[:12]} then).", path=path)
-    net = _bare_net(message, settings)
+        raise WeightsError(
+            f"{path}: has changed since the net was made (SHA-256 {found[:12]} now, {digest[:12]} then).", path=path
+        )
     net.load(path)
     return net
 
@@ -224,21 +294,3 @@ def _net_at(message: bytes, settings: Any, path: str, digest: str) -> Net:
 def hash_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(read_bytes(path)).hexdigest()
-
-
-def _restore_net(message: bytes, settings: Any, weights: Any) -> Net:
-    if isinstance(weights, tuple):
-        phase, level, stages, inputs, seed, folder = settings
-        hashable = (phase, level, stages, tuple(sorted(inputs.items())), seed, folder)
-        return _net_at(message, hashable, *weights)
-    net = _bare_net(message, settings)
-    net.load_message(parse_binary(weights, caffe_pb2.NetParameter()))
-    return net
-
-
-def _bare_net(message: bytes, settings: Any) -> Net:
-    from cosdask.nn.net import Net
-
-    phase, level, stages, inputs, seed, folder = settings
-    parsed = parse_binary(message, caffe_pb2.NetParameter())
-    return Net(parsed, phase, level=level, stages=stages, input_shapes=dict(inputs), seed=seed, folder=folder)

@@ -1,4 +1,4 @@
-"""Weights files: ``.caffemodel`` (binary protobuf) and ``.caffemodel.h5`` (HDF5), copied by layer name as Caffe does."""
+"""Weights files: ``.caffemodel`` (binary protobuf) and ``.caffemodel.h5`` (HDF5), by layer name as in Caffe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from cosdask.errors import WeightsError
-from cosdask.nn.graph import WeightRef
+from cosdask.nn.graph import WeightRef, layer_keys
 from cosdask.nn.layer import REGISTRY, Shape
 from cosdask.proto import (
     array_to_blob,
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from cosdask.nn.net import Net
 
 Blobs = Mapping[str, Sequence[np.ndarray | None]]
+Wanted = Mapping[str, Sequence[WeightRef]]
 
 
-def load_weights(path: str, wanted: Mapping[str, Sequence[WeightRef]]) -> Blobs:
+def load_weights(path: str, wanted: Wanted) -> Blobs:
     """The blobs of the layers that both the file and the net have.
 
     Args:
@@ -61,7 +62,7 @@ def net_message(net: Net) -> caffe_pb2.NetParameter:
         copy.CopyFrom(layer)
         copy.ClearField("blobs")
         if not copy.HasField("phase"):
-            copy.phase = caffe_pb2.Phase.Value(net.phase)
+            copy.phase = caffe_pb2.TRAIN if net.phase == "TRAIN" else caffe_pb2.TEST
         cls = REGISTRY.get(copy.type)
         if cls is not None and cls.is_loss and not copy.loss_weight:
             copy.loss_weight.append(1.0)
@@ -72,18 +73,16 @@ def net_message(net: Net) -> caffe_pb2.NetParameter:
 
 def to_binary(message: caffe_pb2.NetParameter, blobs: Blobs) -> bytes:
     """A ``.caffemodel``'s bytes."""
-    for layer in message.layer:
-        for array in blobs.get(layer.name, []):
-            if array is not None:
-                layer.blobs.append(array_to_blob(array))
+    for key, layer in zip(layer_keys(message.layer), message.layer, strict=True):
+        layer.blobs.extend(array_to_blob(array) for array in blobs.get(key, []) if array is not None)
     return message.SerializeToString(deterministic=True)
 
 
-def _load_binary(path: str, wanted: Mapping[str, Sequence[Shape]]) -> Blobs:
+def _load_binary(path: str, wanted: Wanted) -> Blobs:
     return weights_of(upgrade_net(read_binary(path, caffe_pb2.NetParameter())), wanted, path)
 
 
-def weights_of(message: caffe_pb2.NetParameter, wanted: Mapping[str, Sequence[WeightRef]], path: str) -> Blobs:
+def weights_of(message: caffe_pb2.NetParameter, wanted: Wanted, path: str) -> Blobs:
     """The blobs of the layers that both a message and the net have; ``path`` names the message in errors."""
     if not message.layer:
         raise WeightsError(f"{path}: holds no layers; is it a caffemodel?", path=path)
@@ -100,7 +99,7 @@ def weights_of(message: caffe_pb2.NetParameter, wanted: Mapping[str, Sequence[We
     return found
 
 
-def _load_hdf5(path: str, wanted: Mapping[str, Sequence[Shape]]) -> Blobs:
+def _load_hdf5(path: str, wanted: Wanted) -> Blobs:
     with open_hdf5(path) as file:
         if "data" not in file:
             raise WeightsError(f'{path}: has no group "data"; is it a caffemodel in HDF5?', path=path)
@@ -139,7 +138,12 @@ def _to_hdf5(message: caffe_pb2.NetParameter, net: Net, blobs: Blobs) -> bytes:
     with h5py.File(buffer, "w") as file:
         data = file.create_group("data")
         for layer in message.layer:
-            group = data.require_group(layer.name)
+            if layer.name in data:
+                raise WeightsError(
+                    f'layer name "{layer.name}" is used twice, which HDF5 cannot hold; rename one, or save as binary.',
+                    layer=layer.name,
+                )
+            group = data.create_group(layer.name)
             for position, array in enumerate(blobs.get(layer.name, [])):
                 if owners[layer.name][position]:
                     group.create_dataset(str(position), data=array)

@@ -106,4 +106,3 @@ class SharedWeights:
     def __call__(self, params: Params) -> Params:
         """The test net's weights, from the train net's."""
         return {**self._own, **{key: params[source] for key, source in self._keys.items()}}
-

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cosdask.errors import SolverError, did_you_mean
 from cosdask.proto import caffe_pb2
@@ -45,8 +44,19 @@ def policy_step(param: Param, iteration: int) -> int:
     if param.lr_policy == "step":
         return iteration // _stepsize(param)
     if param.lr_policy == "multistep":
-        return bisect_right(list(param.stepvalue), iteration)
+        return _steps_reached(param.stepvalue, iteration)
     return 0
+
+
+def _steps_reached(stepvalues: Sequence[int], iteration: int) -> int:
+    """How many step values have been taken, one an iteration at most and in the order given, as in Caffe."""
+    reached, earliest = 0, 0
+    for value in stepvalues:
+        taken = max(value, earliest)
+        if taken > iteration:
+            break
+        reached, earliest = reached + 1, taken + 1
+    return reached
 
 
 def _stepsize(param: Param) -> int:
@@ -63,7 +73,7 @@ def _poly(param: Param, iteration: int) -> float:
 
 
 def _sigmoid(param: Param, iteration: int) -> float:
-    exponent = -param.gamma * (iteration - _stepsize(param))
+    exponent = -param.gamma * (iteration - param.stepsize)
     # exp overflows far beyond the step; the rate is 0 there
     return float(param.base_lr / (1.0 + math.exp(exponent))) if exponent < 700 else 0.0
 

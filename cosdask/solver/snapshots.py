@@ -13,9 +13,9 @@ import numpy as np
 from cosdask.errors import WeightsError
 from cosdask.nn.execute import from_caffe, to_caffe
 from cosdask.nn.net import Net
-from cosdask.nn.weights import open_hdf5
+from cosdask.nn.weights import open_hdf5, save_weights
 from cosdask.proto import array_to_blob, blob_to_array, caffe_pb2, read_binary
-from cosdask.solver.step import History
+from cosdask.solver.step import History, State
 from cosdask.storage import atomic_write, exists, parent, resolve
 
 HDF5 = caffe_pb2.SolverParameter.HDF5
@@ -43,13 +43,20 @@ def snapshot_names(prefix: str, iteration: int, snapshot_format: int) -> tuple[s
     return f"{stem}.caffemodel{suffix}", f"{stem}.solverstate{suffix}"
 
 
-def write_snapshot(net: Net, history: History, iteration: int, current_step: int, names: tuple[str, str]) -> None:
-    """Write a snapshot pair: the model first, the state last, each beside its place and then renamed."""
-    model, state = names
-    net.save(model)
-    arrays = history_to_blobs(net, history)
-    saved = SavedState(iteration, model, current_step, arrays)
-    atomic_write(state, _state_to_hdf5(saved) if state.endswith(".h5") else _state_to_binary(saved))
+def write_snapshot(net: Net, state: State, iteration: int, current_step: int, names: tuple[str, str]) -> None:
+    """Write a snapshot pair: the model first, the state last, each beside its place and then renamed.
+
+    Args:
+        net: says the shapes; its own weights are not looked at.
+        state: weights and history.
+        iteration: iterations done.
+        current_step: of the learning-rate policy, as Caffe counts it.
+        names: paths of model and state.
+    """
+    model, where = names
+    save_weights(model, net, net.to_blobs(state.params))
+    saved = SavedState(iteration, model, current_step, history_to_blobs(net, state.history))
+    atomic_write(where, _state_to_hdf5(saved) if where.endswith(".h5") else _state_to_binary(saved))
 
 
 def read_state(path: str) -> SavedState:
@@ -99,7 +106,7 @@ def history_from_blobs(net: Net, blobs: list[np.ndarray], slots: int, path: str)
     for (key, ref), blob in zip(owned * slots, blobs, strict=True):
         if blob.size != np.prod(ref.weight.shape, dtype=int):
             raise WeightsError(
-                f'{path}: the history of layer "{ref.owner}" has shape {blob.shape}, the weight has {ref.weight.shape}.',
+                f'{path}: the history of layer "{ref.owner}" has shape {blob.shape}, the weight {ref.weight.shape}.',
                 path=path,
                 layer=ref.owner,
             )

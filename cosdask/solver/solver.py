@@ -56,7 +56,6 @@ class Solver:
         self.param: caffe_pb2.SolverParameter = param
         self.engine = Engine(param, settings)
         self._loop = Loop(self.engine, on_event)
-        self._net_at = -1
 
     @property
     def iter(self) -> int:
@@ -79,13 +78,7 @@ class Solver:
 
     @property
     def net(self) -> Net:
-        """The TRAIN net with a copy of the current weights, which stays as it is when training goes on."""
-        if self._net_at != self.iter:
-            self.engine.sync_net()
-            net = self.engine.net
-            # a step gives the weights' buffers away, so what users hold must be a copy
-            net.params = {key: jnp.array(value) for key, value in net.params.items()}
-            self._net_at = self.iter
+        """The TRAIN net. Its ``params`` are the current weights; setting or loading weights trains on from those."""
         return self.engine.net
 
     @property
@@ -119,7 +112,6 @@ class Solver:
     def restore(self, state: str | os.PathLike[str]) -> None:
         """Go on from a solver state, Caffe's or cosdask's, with the data position that belongs to it."""
         self.engine.restore(os.fspath(state))
-        self._net_at = -1
 
     def close(self) -> None:
         """End the background threads; stepping on starts new ones."""
