@@ -20,7 +20,7 @@ from cosdask.errors import ConfigError, DeadlineError, GroupError
 from cosdask.events import Event, Restarted, RunEnded, Snapshot, Warned, from_dict
 from cosdask.parallel import evaluate, features, prepare
 from cosdask.parallel.generation import Generation
-from cosdask.parallel.group import Member, check_data, results_of, scheduler_address, wait_for_members
+from cosdask.parallel.group import Member, check_data, check_free, results_of, scheduler_address, wait_for_members
 from cosdask.parallel.job import Job
 from cosdask.parallel.plugins import dump_plugins
 from cosdask.parallel.results import Record, TrainResult
@@ -136,6 +136,7 @@ class CaffeOnDask:
             config = Config.from_dict({**config.to_dict(), "snapshot": _newest_state(folder), "resume": False})
             param.random_seed = folder.read_run()["seed"]
         members = self._members(client)
+        check_free(client, members)
         job = self._job(client, config, param, members, source, validation, validate)
         if not self.config.resume:
             folder.reset()

@@ -108,6 +108,22 @@ def ask_workers(client: Client, addresses: list[str], function: Callable[..., An
         return {}
 
 
+def check_free(client: Client, members: list[Member]) -> None:
+    """No member may be training already: its tasks would wait behind the other run without a word.
+
+    Raises:
+        GroupError: naming the worker and the run.
+    """
+    answers = ask_workers(client, [member.address for member in members], link.live_run)
+    for member in members:
+        if isinstance(answers.get(member.address), str) and answers[member.address]:
+            raise GroupError(
+                f"worker {member.worker} at {member.host} is training already ({answers[member.address]}). Wait for it "
+                "to end, or use other workers.",
+                host=member.host,
+            )
+
+
 def results_of(futures: list[Future]) -> list[Any]:
     """The results of short tasks.
 

@@ -70,6 +70,12 @@ def free_address(host: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def live_run() -> str:
+    """What this worker is training, in words; "" where it is free."""
+    live = _live
+    return "" if live is None else f"run {live.job.run_id} of {live.job.model}, rank {live.rank}"
+
+
 def touch(run_id: str) -> bool:
     """The driver is there; returns whether a rank of the run lives on this worker."""
     live = _live

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest_parallel import config, ranks_alive
 from distributed import Client
-from problems import Problem
+from problems import Problem, make_problem
 from test_driver import Listener
 
 import cosdask
@@ -36,17 +38,25 @@ def kill_a_worker(client: Client) -> Callable[[], None]:
     return lambda: os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(cluster: cosdask.LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, Any]:
+    """A problem and the weights that it ends with where nothing happens."""
+    made = make_problem(tmp_path_factory.mktemp("deaths") / "problem", settings=SETTINGS)
+    with Client(cluster, set_as_default=False) as connected:
+        return made, cosdask.CaffeOnDask(connected, config(made)).train().params
+
+
 @pytest.mark.parametrize("victim", ["rank 0", "rank 2", "worker"])
 @pytest.mark.parametrize("moment", [Progress, Snapshot], ids=["in a step", "after a snapshot"])
 def test_a_death_changes_nothing_but_time(
-    client: Client, problem: Callable[..., Problem], victim: str, moment: type
+    client: Client, undisturbed: tuple[Problem, Any], tmp_path: Path, victim: str, moment: type
 ) -> None:
     """The new group goes on from the newest whole snapshot, or from the start where there is none yet."""
-    made = problem(settings=SETTINGS)
-    whole = cosdask.CaffeOnDask(client, config(made)).train().params
+    made, whole = undisturbed
     act = kill_a_worker(client) if victim == "worker" else kill_a_rank(int(victim[-1]))
     listener = Listener(moment, act)
-    result = cosdask.CaffeOnDask(client, config(made, overwrite=True), consumers=[listener]).train()
+    settings = config(made, model=str(tmp_path / "small.caffemodel"))
+    result = cosdask.CaffeOnDask(client, settings, consumers=[listener]).train()
     assert result.status == "done"
     (restart,) = listener.of(Restarted)
     assert restart.reason
