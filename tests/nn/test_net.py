@@ -1,0 +1,522 @@
+"""The contract of ``cosdask.Net``: what it says about a net, and how it runs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cosdask import Net
+from cosdask.errors import NetError, WeightsError
+
+LENET = """
+name: "small"
+layer { name: "data" type: "Input" top: "data" top: "label"
+  input_param { shape { dim: 4 dim: 1 dim: 8 dim: 8 } shape { dim: 4 } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 3 kernel_size: 3
+  weight_filler { type: "xavier" } bias_filler { type: "constant" value: 0.5 } } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" pooling_param { pool: MAX kernel_size: 2 stride: 2 } }
+layer { name: "ip" type: "InnerProduct" bottom: "pool" top: "ip" inner_product_param { num_output: 5
+  weight_filler { type: "xavier" } } }
+layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" include { phase: TEST } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+def rows(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "data": rng.standard_normal((count, 1, 8, 8)).astype(np.float32),
+        "label": rng.integers(0, 5, count).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    return Net.from_text(LENET, seed=3)
+
+
+def inputs_text(**shapes: tuple[int, ...]) -> str:
+    """Input layers."""
+    return "\n".join(
+        f'layer {{ name: "in_{name}" type: "Input" top: "{name}" input_param {{ shape {{ '
+        + " ".join(f"dim: {size}" for size in shape)
+        + " } } }"
+        for name, shape in shapes.items()
+    )
+
+
+def ip(name: str, bottom: str, more: str = "", outputs: int = 3) -> str:
+    """An InnerProduct layer whose top has its name."""
+    return (
+        f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{bottom}" top: "{name}" {more} '
+        f'inner_product_param {{ num_output: {outputs} weight_filler {{ type: "xavier" }} }} }}\n'
+    )
+
+
+# -- what a net says about itself ------------------------------------------------------------------------------------
+
+
+def test_a_net_states_inputs_outputs_layers_and_shapes(net: Net) -> None:
+    """inputs, outputs, layers and blob_shapes are what Caffe's net would list."""
+    assert net.inputs == {"data": (4, 1, 8, 8), "label": (4,)}
+    assert net.outputs == ["accuracy", "loss"]
+    assert [layer.name for layer in net.layers] == ["data", "conv", "relu", "pool", "ip", "accuracy", "loss"]
+    assert net.blob_shapes["conv"] == (4, 3, 6, 6)
+    assert net.blob_shapes["pool"] == (4, 3, 3, 3)
+    assert net.blob_shapes["loss"] == ()
+    assert Net.from_text(LENET, phase="TRAIN").outputs == ["loss"]
+
+
+def test_outputs_are_listed_in_caffes_order() -> None:
+    """Caffe keeps the tops that nobody reads in a sorted set; tops of data layers count too."""
+    text = inputs_text(x=(2, 4), unread=(2,)) + ip("z", "x") + ip("b", "x") + ip("a", "b")
+    assert Net.from_text(text).outputs == ["a", "unread", "z"]
+
+
+def test_params_are_float32_leaves(net: Net) -> None:
+    """Weights are a pytree of float32 arrays, drawn by the fillers."""
+    leaves = jax.tree.leaves(net.params)
+    assert len(leaves) == 4
+    assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+    assert np.all(net.to_blobs(net.params)["conv"][1] == 0.5)
+    assert not np.any(net.to_blobs(net.params)["ip"][1])
+
+
+def test_init_draws_the_same_for_the_same_seed(net: Net) -> None:
+    """init(seed) is a function of the seed."""
+    first, again, other = (net.to_blobs(net.init(seed))["conv"][0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+def test_input_shapes_replace_what_the_prototxt_says() -> None:
+    """input_shapes may change the batch and the image; unknown names are refused with the nearest one."""
+    net = Net.from_text(LENET, input_shapes={"data": (2, 1, 10, 10), "label": (2,)})
+    assert net.blob_shapes["conv"] == (2, 3, 8, 8)
+    with pytest.raises(NetError, match=r'"dta", which is no input\. Did you mean "data"\?'):
+        Net.from_text(LENET, input_shapes={"dta": (2, 1, 10, 10)})
+
+
+def test_data_layers_need_no_data_where_shapes_are_given() -> None:
+    """A TRAIN net over an LMDB that is not here builds from input_shapes."""
+    text = 'layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "none" batch_size: 2 } }'
+    net = Net.from_text(text + ip("ip", "data"), input_shapes={"data": (2, 1, 4, 4), "label": (2,)})
+    assert net.inputs == {"data": (2, 1, 4, 4), "label": (2,)}
+
+
+def test_a_net_takes_a_message_too(net: Net) -> None:
+    """Net and Net.from_text both take a NetParameter."""
+    assert Net(net.to_message()).blob_shapes == Net.from_text(net.to_message()).blob_shapes == net.blob_shapes
+
+
+# -- running ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=6)
+@given(st.integers(1, 9))
+def test_forward_takes_any_batch_size(count: int) -> None:
+    """Row i of a batch is what the row gives by itself, whatever the batch."""
+    net = _NET
+    data = rows(count)["data"]
+    whole = net.forward({"data": data}, blobs=["ip"])["ip"]
+    assert whole.shape == (count, 5)
+    one = net.forward({"data": data[-1:]}, blobs=["ip"])["ip"]
+    np.testing.assert_allclose(whole[-1:], one, rtol=1e-5, atol=1e-6)
+
+
+_NET = Net.from_text(LENET, seed=3)
+
+
+def test_forward_needs_only_the_inputs_that_the_blobs_depend_on(net: Net) -> None:
+    """No label for ip; the missing one is named for loss."""
+    assert set(net.forward({"data": rows(4)["data"]}, blobs=["ip", "pool"])) == {"ip", "pool"}
+    with pytest.raises(NetError, match="inputs missing: label; given: data"):
+        net.forward({"data": rows(4)["data"]})
+    with pytest.raises(NetError, match=r'inputs missing: data; given: dtaa\. Did you mean "dtaa"\?'):
+        net.forward({"dtaa": rows(4)["data"]}, blobs=["ip"])
+
+
+def test_inputs_that_are_not_needed_do_not_matter(net: Net) -> None:
+    """An extra input neither fails nor compiles again."""
+    data = rows(4)
+    program = net.programs.find({"data": data["data"]}, ("ip",))
+    assert net.programs.find({**data, "other": np.zeros(3)}, ("ip",)) is program
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 1, 1), (4, 1)])
+def test_labels_come_in_two_shapes(net: Net, shape: tuple[int, ...]) -> None:
+    """(N,) as a Data layer gives them and (N, 1, 1, 1) as a MemoryData layer does."""
+    given = rows(4)
+    wanted = net.forward(given)
+    found = net.forward({**given, "label": given["label"].reshape(shape)})
+    np.testing.assert_array_equal(found["loss"], wanted["loss"])
+    np.testing.assert_array_equal(found["accuracy"], wanted["accuracy"])
+
+
+def test_a_blob_computed_in_place_is_what_the_last_layer_made(net: Net) -> None:
+    """``conv`` is conv's output after the ReLU on it."""
+    found = net.forward({"data": rows(4)["data"]}, blobs=["conv"])["conv"]
+    assert found.shape == (4, 3, 6, 6)
+    assert found.min() == 0 < found.max()
+
+
+def test_a_reader_before_an_in_place_layer_sees_the_value_before_it() -> None:
+    """Caffe's Split gives the earlier reader its own copy."""
+    text = inputs_text(x=(2, 3)) + (
+        'layer { name: "early" type: "Power" bottom: "x" top: "early" power_param { scale: 1 } }'
+        'layer { name: "neg" type: "Power" bottom: "x" top: "x" power_param { scale: -1 } }'
+        'layer { name: "late" type: "Power" bottom: "x" top: "late" power_param { scale: 1 } }'
+    )
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = Net.from_text(text).forward({"x": x}, blobs=["early", "late", "x"])
+    np.testing.assert_array_equal(found["early"], x)
+    np.testing.assert_array_equal(found["late"], -x)
+    np.testing.assert_array_equal(found["x"], -x)
+
+
+def test_unknown_blobs_are_refused_with_the_nearest_name(net: Net) -> None:
+    """A misspelled blob, and a name where a list is wanted."""
+    with pytest.raises(NetError, match=r'the net makes no blob "poool"\. Did you mean "pool"'):
+        net.forward(rows(4), blobs=["poool"])
+    with pytest.raises(NetError, match=r'give a list of names, such as \["pool"\]'):
+        net.forward(rows(4), blobs="pool")
+
+
+def test_inputs_of_the_wrong_shape_name_the_layer_and_the_input(net: Net) -> None:
+    """An image without its batch axis; weights that the given size does not fit."""
+    with pytest.raises(NetError, match=r'layer "conv".*Input "data" was given as \(8, 8\), the net states'):
+        net.forward({"data": np.zeros((8, 8))}, blobs=["ip"])
+    with pytest.raises(NetError, match=r'layer "ip".*the given inputs need weights of shapes'):
+        net.forward({"data": np.zeros((2, 1, 12, 12))}, blobs=["ip"])
+
+
+def test_apply_equals_forward_and_can_be_compiled(net: Net) -> None:
+    """apply is pure: compiled or not it gives what forward gives, and jit compiles it once."""
+    given, traces = rows(4), []
+
+    @jax.jit
+    def run(params, inputs):
+        traces.append(1)
+        return net.apply(params, inputs)[0]
+
+    first, again = run(net.params, given), run(net.init(9), given)
+    assert len(traces) == 1
+    assert float(first["loss"]) != float(again["loss"])
+    np.testing.assert_allclose(first["loss"], net.forward(given)["loss"], rtol=1e-6)
+    np.testing.assert_allclose(first["loss"], net.apply(net.params, given)[0]["loss"], rtol=1e-5)
+
+
+def test_forward_compiles_once_a_shape_and_uses_the_current_weights(net: Net) -> None:
+    """New weights need no new compilation and are not the old ones."""
+    net, given = net.copy(), rows(4)
+    program = net.programs.find(given, tuple(net.outputs))
+    before = net.forward(given)["loss"]
+    compiled = program._function._cache_size()
+    net.params = net.init(11)
+    assert net.forward(given)["loss"] != before
+    assert program._function._cache_size() == compiled == 1
+
+
+def test_loss_is_differentiable_and_gradients_are_blobs(net: Net) -> None:
+    """The gradient agrees with a difference quotient, and to_blobs gives it Caffe's shapes."""
+    given, params = rows(4), net.params
+    value = jax.jit(lambda params: net.loss(params, given)[0])
+    blobs = net.to_blobs(jax.jit(jax.grad(value))(params))
+    assert [blob.shape for blob in blobs["conv"]] == [(3, 1, 3, 3), (3,)]
+    direction, step = net.init(5), 1e-2
+    ahead = jax.tree.map(lambda a, b: a + step * b, params, direction)
+    behind = jax.tree.map(lambda a, b: a - step * b, params, direction)
+    slope = (float(value(ahead)) - float(value(behind))) / (2 * step)
+    along = net.to_blobs(direction)
+    dot = sum(float(np.vdot(g, d)) for layer in blobs for g, d in zip(blobs[layer], along[layer], strict=True))
+    assert dot == pytest.approx(slope, rel=2e-2, abs=1e-3)
+
+
+def test_loss_returns_outputs_and_params(net: Net) -> None:
+    """``(total, ({output: array}, params))``."""
+    total, (outputs, after) = net.loss(net.params, rows(4))
+    assert set(outputs) == {"accuracy", "loss"}
+    assert total.shape == ()
+    assert total == outputs["loss"]
+    assert set(after) == set(net.params)
+
+
+def test_gradients_with_respect_to_inputs_are_natural(net: Net) -> None:
+    """No force_backward is needed (docs/decisions)."""
+    given = rows(4)
+    gradient = jax.grad(lambda data: net.loss(net.params, {**given, "data": data})[0])(jnp.asarray(given["data"]))
+    assert np.abs(gradient).max() > 0
+
+
+def test_loss_weight_counts_in_the_total() -> None:
+    """loss_weight scales a loss, makes another top one, and sums over all of its values."""
+    text = (
+        inputs_text(x=(2, 4), y=(2, 3))
+        + ip("a", "x", "loss_weight: 0.5")
+        + 'layer { name: "e" type: "EuclideanLoss" bottom: "a" bottom: "y" top: "e" loss_weight: 3 }'
+    )
+    net = Net.from_text(text, seed=0)
+    given = {"x": np.ones((2, 4), np.float32), "y": np.zeros((2, 3), np.float32)}
+    total, (outputs, _) = net.loss(net.params, given)
+    a = net.forward(given, blobs=["a"])["a"]
+    np.testing.assert_allclose(total, 0.5 * a.sum() + 3 * outputs["e"], rtol=1e-5)
+
+
+def test_propagate_down_false_stops_the_gradient() -> None:
+    """Nothing below that bottom learns from it; the layer's own weights still do."""
+    text = inputs_text(x=(2, 4)) + ip("a", "x") + ip("b", "a", "propagate_down: false loss_weight: 1")
+    net = Net.from_text(text, seed=0)
+    grads = net.to_blobs(jax.grad(lambda p: net.loss(p, {"x": np.ones((2, 4), np.float32)})[0])(net.params))
+    assert not np.any(grads["a"][0])
+    assert np.any(grads["b"][0])
+
+
+def test_lr_mult_zero_gives_a_zero_gradient() -> None:
+    """As in Caffe, which does not compute it."""
+    text = inputs_text(x=(2, 4)) + ip("a", "x", "param { lr_mult: 0 } loss_weight: 1")
+    net = Net.from_text(text, seed=0)
+    grads = net.to_blobs(jax.grad(lambda p: net.loss(p, {"x": np.ones((2, 4), np.float32)})[0])(net.params))
+    assert not np.any(grads["a"][0])
+    assert np.all(grads["a"][1] == 2)
+
+
+# -- random layers, running sums, states -----------------------------------------------------------------------------
+
+DROPOUT = inputs_text(x=(2, 50)) + 'layer { name: "drop6" type: "Dropout" bottom: "x" top: "y" }'
+
+
+def test_an_active_random_layer_without_rng_is_named() -> None:
+    """Dropout in TRAIN needs rng; in TEST it does not."""
+    x = np.ones((2, 50), np.float32)
+    net = Net.from_text(DROPOUT, phase="TRAIN")
+    with pytest.raises(NetError, match=r'layer "drop6" \(Dropout\): draws random numbers .* pass rng='):
+        net.apply(net.params, {"x": x})
+    test = Net.from_text(DROPOUT)
+    np.testing.assert_array_equal(test.apply(test.params, {"x": x})[0]["y"], x)
+
+
+def test_random_layers_draw_by_key_and_by_call() -> None:
+    """apply: the same key gives the same numbers. forward: each call new ones, the same for the same seed."""
+    x = {"x": np.ones((2, 50), np.float32)}
+    net, twin = (Net.from_text(DROPOUT, phase="TRAIN", seed=4) for _ in range(2))
+    draws = [np.asarray(net.apply({}, x, rng=jax.random.key(k))[0]["y"]) for k in (1, 1, 2)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert np.any(draws[0] != draws[2])
+    first, second = net.forward(x)["y"], net.forward(x)["y"]
+    assert np.any(first != second)
+    np.testing.assert_array_equal(twin.forward(x)["y"], first)
+
+
+def test_batch_norms_sums_come_back_in_the_params() -> None:
+    """The returned params carry the sums after the batch; their gradient is zero; the params given are untouched."""
+    text = inputs_text(x=(4, 3)) + 'layer { name: "bn" type: "BatchNorm" bottom: "x" top: "y" loss_weight: 1 }'
+    net = Net.from_text(text, phase="TRAIN", seed=0)
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    before = net.params
+    _, after = jax.jit(net.apply)(before, {"x": x})
+    mean, _, scale = net.to_blobs(after)["bn"]
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-5, atol=1e-6)
+    assert scale == 1
+    assert not any(np.any(blob) for blob in net.to_blobs(before)["bn"])
+    grads = jax.grad(lambda p: net.loss(p, {"x": x})[0])(before)
+    assert not any(np.any(blob) for blob in net.to_blobs(grads)["bn"])
+
+
+def recurrent(kind: str) -> Net:
+    text = inputs_text(x=(4, 2, 3), cont=(4, 2)) + (
+        f'layer {{ name: "r" type: "{kind}" bottom: "x" bottom: "cont" top: "h" recurrent_param {{ num_output: 5 '
+        'weight_filler { type: "gaussian" std: 0.7 } } }'
+    )
+    return Net.from_text(text, seed=2)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_a_sequence_fed_in_halves_gives_what_it_gives_in_one_piece(kind: str) -> None:
+    """net.forward carries recurrent state over where cont is 1; apply starts from zero each time."""
+    net, rng = recurrent(kind), np.random.default_rng(0)
+    x = rng.standard_normal((6, 2, 3)).astype(np.float32)
+    cont = np.ones((6, 2), np.float32)
+    cont[0], cont[4, 1] = 0, 0
+    whole = net.copy().forward({"x": x, "cont": cont})["h"]
+    halves = [net.forward({"x": x[a:b], "cont": cont[a:b]})["h"] for a, b in ((0, 3), (3, 5), (5, 6))]
+    np.testing.assert_allclose(np.concatenate(halves), whole, rtol=1e-5, atol=1e-6)
+    again = {"x": x[3:5], "cont": cont[3:5]}
+    pure = np.asarray(net.apply(net.params, again)[0]["h"])
+    np.testing.assert_allclose(pure, net.copy().forward(again)["h"], rtol=1e-5, atol=1e-6)
+    assert np.abs(pure - halves[1]).max() > 1e-3
+
+
+def test_another_number_of_samples_starts_anew() -> None:
+    """States of 2 samples say nothing about 3."""
+    net = recurrent("LSTM")
+    net.forward({"x": np.ones((4, 2, 3)), "cont": np.ones((4, 2))})
+    given = {"x": np.ones((4, 3, 3)), "cont": np.ones((4, 3))}
+    np.testing.assert_array_equal(net.forward(given)["h"], recurrent("LSTM").forward(given)["h"])
+
+
+def test_forward_anew_neither_reads_nor_keeps_states() -> None:
+    """What maps over rows must not depend on what the net saw before."""
+    net = recurrent("LSTM")
+    given = {"x": np.ones((4, 2, 3)), "cont": np.ones((4, 2))}
+    first = net.forward_anew(given, ["h"])["h"]
+    np.testing.assert_array_equal(net.forward_anew(given, ["h"])["h"], first)
+    np.testing.assert_array_equal(net.forward(given)["h"], first)
+    assert np.any(net.forward(given)["h"] != first)
+    np.testing.assert_array_equal(net.forward_anew(given, ["h"])["h"], first)
+
+
+# -- weights ---------------------------------------------------------------------------------------------------------
+
+SHARED = (
+    inputs_text(a=(2, 4), b=(2, 4))
+    + ip("one", "a", 'param { name: "w" } param { name: "b" }')
+    + ip("two", "b", 'param { name: "w" } param { name: "b" }')
+    + 'layer { name: "e" type: "EuclideanLoss" bottom: "one" bottom: "two" top: "e" }'
+)
+
+
+def test_shared_weights_are_one_weight_under_every_sharer() -> None:
+    """One leaf a shared blob; set under one sharer, seen under both; its gradient is the accumulated one."""
+    net = Net.from_text(SHARED, seed=0)
+    assert len(jax.tree.leaves(net.params)) == 2
+    net.params = net.from_blobs({"two": [np.full((3, 4), 2.0), np.ones(3)]})
+    blobs = net.to_blobs(net.params)
+    np.testing.assert_array_equal(blobs["one"][0], blobs["two"][0])
+    rng = np.random.default_rng(0)
+    given = {name: rng.standard_normal((2, 4)).astype(np.float32) for name in "ab"}
+    grads = net.to_blobs(jax.grad(lambda p: net.loss(p, given)[0])(net.params))
+    difference = (given["a"] - given["b"]) @ np.full((4, 3), 2.0, np.float32)
+    np.testing.assert_allclose(grads["one"][0], difference.T @ (given["a"] - given["b"]) / 2, rtol=1e-4)
+    np.testing.assert_array_equal(grads["one"][0], grads["two"][0])
+
+
+def test_a_sharer_runs_without_the_layer_that_owns_the_weight() -> None:
+    """Asking for the second branch of a siamese net needs neither the first nor its input."""
+    net = Net.from_text(SHARED, seed=0)
+    x = np.ones((2, 4), np.float32)
+    found = net.forward({"b": x}, blobs=["two"])["two"]
+    np.testing.assert_array_equal(found, net.forward({"a": x}, blobs=["one"])["one"])
+
+
+def test_to_blobs_and_from_blobs_are_inverse(net: Net) -> None:
+    """In Caffe's shapes, as copies that may be written to; layers not named keep their values."""
+    blobs = net.to_blobs(net.params)
+    assert {layer: [blob.shape for blob in arrays] for layer, arrays in blobs.items()} == {
+        "conv": [(3, 1, 3, 3), (3,)],
+        "ip": [(5, 27), (5,)],
+    }
+    back = net.to_blobs(net.from_blobs(blobs))
+    for layer, arrays in blobs.items():
+        for blob, same in zip(arrays, back[layer], strict=True):
+            np.testing.assert_array_equal(blob, same)
+    blobs["conv"][0][:] = 7
+    changed = net.to_blobs(net.from_blobs({"conv": blobs["conv"]}))
+    assert np.all(changed["conv"][0] == 7)
+    np.testing.assert_array_equal(changed["ip"][0], back["ip"][0])
+    assert not np.any(net.to_blobs(net.params)["conv"][0] == 7)
+
+
+@pytest.mark.parametrize(
+    ("blobs", "message"),
+    [
+        ({"cnov": []}, r'no layer "cnov" with weights\. Did you mean "conv"'),
+        ({"relu": []}, 'no layer "relu" with weights'),
+        ({"conv": [np.zeros((3, 1, 3, 3))]}, r'layer "conv": 1 weight blob\(s\) given, the layer has 2'),
+        ({"conv": [np.zeros((3, 3, 3, 1)), np.zeros(3)]}, r'layer "conv", weight 0: shape \(3, 3, 3, 1\) given'),
+    ],
+)
+def test_blobs_that_do_not_fit_are_refused(net: Net, blobs: dict, message: str) -> None:
+    """Unknown layers, numbers and shapes are named."""
+    with pytest.raises(WeightsError, match=message):
+        net.from_blobs(blobs)
+
+
+def test_params_of_another_net_are_refused(net: Net) -> None:
+    """Params that lack a weight are named, wherever they are used."""
+    other = Net.from_text(SHARED).params
+    for use in (lambda: net.apply(other, rows(4)), lambda: net.to_blobs(other), lambda: setattr(net, "params", other)):
+        with pytest.raises(WeightsError, match='params lack weight 0 of layer "conv"'):
+            use()
+
+
+def test_copies_have_weights_of_their_own(net: Net) -> None:
+    """copy.copy and copy.deepcopy: the same weights, set apart from then on."""
+    for make in (copy.copy, copy.deepcopy, Net.copy):
+        twin = make(net)
+        before = net.to_blobs(net.params)["ip"][0]
+        np.testing.assert_array_equal(twin.to_blobs(twin.params)["ip"][0], before)
+        twin.params = twin.init(77)
+        np.testing.assert_array_equal(net.to_blobs(net.params)["ip"][0], before)
+
+
+# -- errors name file and line ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "message"),
+    [
+        (('bottom: "pool"', 'bottom: "pol"'), 9, r'layer "ip".*bottom "pol" is made by no layer.*Did you mean "pool"'),
+        (("kernel_size: 3", "kernel_size: 30"), 5, r'layer "conv"'),
+        (('type: "ReLU"', 'type: "RELU"'), 7, r'unknown layer type "RELU".*Did you mean.*"ReLU"'),
+        (("num_output: 5", "num_output: 0"), 9, r'layer "ip"'),
+    ],
+)
+def test_errors_of_layers_name_file_and_line(tmp_path: Path, change: tuple[str, str], line: int, message: str) -> None:
+    """What a layer cannot do is said with ``path:line`` of its block, also as attributes."""
+    path = tmp_path / "net.prototxt"
+    path.write_text(LENET.replace(*change))
+    with pytest.raises(NetError, match=message) as caught:
+        Net(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert (caught.value.where["path"], caught.value.where["line"]) == (str(path), line)
+
+
+def test_of_layers_with_one_name_the_phases_own_is_named(tmp_path: Path) -> None:
+    """TRAIN and TEST data layers often share a name."""
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        inputs_text(x=(2, 3))
+        + '\nlayer { name: "p" type: "Power" bottom: "x" top: "y" include { phase: TRAIN } }\n'
+        + 'layer { name: "p" type: "Pwer" bottom: "x" top: "y" include { phase: TEST } }'
+    )
+    assert Net(path, phase="TRAIN").outputs == ["y"]
+    with pytest.raises(NetError, match=r"net.prototxt:3: .*Pwer"):
+        Net(path, phase="TEST")
+
+
+def test_errors_while_running_name_file_and_line_too(tmp_path: Path) -> None:
+    """Shapes that only turn out wrong with the given inputs."""
+    path = tmp_path / "net.prototxt"
+    path.write_text(LENET)
+    with pytest.raises(NetError, match=r"net.prototxt:9: .*the given inputs need weights"):
+        Net(path).forward({"data": np.zeros((2, 1, 12, 12))}, blobs=["ip"])
+
+
+def test_a_top_made_twice_is_refused() -> None:
+    """Unless the layer works in place."""
+    text = inputs_text(x=(2, 4)) + ip("a", "x") + ip("b", "x").replace('top: "b"', 'top: "a"')
+    with pytest.raises(NetError, match=r'layer "b" .*top "a" is already made'):
+        Net.from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ('param { name: "w" }', "shape"),
+        ('param { name: "w" share_mode: PERMISSIVE lr_mult: 3 }', r"lr_mult \(=3.0\) differs from 2.0"),
+    ],
+)
+def test_weights_that_cannot_be_shared_are_refused(second: str, message: str) -> None:
+    """Shapes must agree (counts, if permissive), and no two multipliers."""
+    text = inputs_text(x=(2, 4), y=(2, 3)) + ip("a", "x", 'param { name: "w" lr_mult: 2 }', outputs=3)
+    text += ip("b", "y", second, outputs=4)
+    with pytest.raises(NetError, match=rf'layer "b".*{message}'):
+        Net.from_text(text)
