@@ -83,15 +83,22 @@ def fill(filler: caffe_pb2.FillerParameter | None, shape: Shape, rng: np.random.
     """
     if filler is None:
         return np.zeros(shape, np.float32)
-    rule = _FILLERS.get(filler.type)
-    if rule is None:
-        raise NetError(f'unknown filler type "{filler.type}".{did_you_mean(filler.type, _FILLERS)}')
+    if problem := filler_problem(filler):
+        raise NetError(problem)
+    rule = _FILLERS[filler.type]
     if rng is None:
         if needs_rng(filler):
             raise NetError(f'a filler of type "{filler.type}" draws random numbers and needs rng.')
         rng = np.random.default_rng(0)
     draw: _Draw = _HostDraw(rng) if isinstance(rng, np.random.Generator) else _KeyDraw(rng)
     return rule(filler, shape, draw)
+
+
+def filler_problem(filler: caffe_pb2.FillerParameter | None) -> str:
+    """What is wrong with a filler, found without drawing: an unknown type; empty where nothing is."""
+    if filler is None or filler.type in _FILLERS:
+        return ""
+    return f'unknown filler type "{filler.type}".{did_you_mean(filler.type, _FILLERS)} Known: {", ".join(_FILLERS)}.'
 
 
 def needs_rng(filler: caffe_pb2.FillerParameter | None) -> bool:

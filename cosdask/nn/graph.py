@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cosdask.errors import NetError, did_you_mean
+from cosdask.nn.fillers import filler_problem
 from cosdask.nn.layer import Layer, Shape, Weight, count, make_layer
 from cosdask.proto import caffe_pb2
 
@@ -223,6 +224,8 @@ class GraphBuilder:
         if owner is not None:
             self._check_shared(layer, weight, spec, owner)
             return WeightRef(owner.key, owner.owner, weight, owner.owner_weight, owner.spec, trained)
+        if problem := filler_problem(weight.filler):
+            layer.fail(problem)
         kept = caffe_pb2.ParamSpec()
         kept.CopyFrom(spec)
         ref = WeightRef(f"{key}/{position}", key, weight, weight, kept, trained)
