@@ -138,7 +138,9 @@ def _frame_batches(
             yield len(part), {top: _arrays(part, shape, start)}
         return
     layer = layer if layer is not None else _image_layer(top, shape)
-    source = FrameSource(layer, "TEST", net.folder, frame=_standard(frame, column, shape))
+    # a MemoryData layer states the size before the crop; for others it can only be that of the net
+    flat = (0, 0, 0) if layer.type == "MemoryData" else shape[1:]
+    source = FrameSource(layer, "TEST", net.folder, frame=_standard(frame, column, flat))
     for ids, raw in take(source, [Segment(0, 0, source.rows)], source.batch_size):
         yield len(ids), {top: np.asarray(source.finish(raw)[top])}
 
@@ -198,8 +200,11 @@ def _image_layer(top: str, shape: Shape) -> caffe_pb2.LayerParameter:
     return layer
 
 
-def _standard(frame: pd.DataFrame, column: str, shape: Shape) -> pa.Table:
-    """The fed column, and what says how to read it, with the names that sources know."""
+def _standard(frame: pd.DataFrame, column: str, flat: Shape) -> pa.Table:
+    """The fed column, and what says how to read it, with the names that sources know.
+
+    ``flat`` is the size (C, H, W) of arrays that do not show theirs; zeros leave it to the data layer.
+    """
     values = frame[column].tolist()
     known = {name: pa.array(frame[name].tolist()) for name in ("channels", "height", "width") if name in frame.columns}
     columns: dict[str, pa.Array] = {"label": pa.array(["0"] * len(values))}
@@ -210,7 +215,7 @@ def _standard(frame: pd.DataFrame, column: str, shape: Shape) -> pa.Table:
         floats = [_numbers(value, row, column) for row, value in enumerate(values)]
         columns["data"] = pa.array([b""] * len(values), pa.binary())
         columns["float_data"] = pa.array([value.ravel() for value in floats], pa.list_(pa.float32()))
-        sizes = np.array([value.shape if value.ndim == 3 else shape[1:] for value in floats])
+        sizes = np.array([value.shape if value.ndim == 3 else flat for value in floats])
         known = known or {name: pa.array(sizes[:, i]) for i, name in enumerate(("channels", "height", "width"))}
     return pa.table({**columns, **known})
 
