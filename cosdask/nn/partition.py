@@ -139,7 +139,8 @@ def _frame_batches(
         return
     layer = layer if layer is not None else _image_layer(top, shape)
     # a MemoryData layer states the size before the crop; for others it can only be that of the net
-    flat = (0, 0, 0) if layer.type == "MemoryData" else shape[1:]
+    stated = layer.memory_data_param
+    flat = (stated.channels, stated.height, stated.width) if layer.type == "MemoryData" else shape[1:]
     source = FrameSource(layer, "TEST", net.folder, frame=_standard(frame, column, flat))
     for ids, raw in take(source, [Segment(0, 0, source.rows)], source.batch_size):
         yield len(ids), {top: np.asarray(source.finish(raw)[top])}
@@ -203,7 +204,7 @@ def _image_layer(top: str, shape: Shape) -> caffe_pb2.LayerParameter:
 def _standard(frame: pd.DataFrame, column: str, flat: Shape) -> pa.Table:
     """The fed column, and what says how to read it, with the names that sources know.
 
-    ``flat`` is the size (C, H, W) of arrays that do not show theirs; zeros leave it to the data layer.
+    ``flat`` is the size (C, H, W) of arrays that do not show theirs.
     """
     values = frame[column].tolist()
     known = {name: pa.array(frame[name].tolist()) for name in ("channels", "height", "width") if name in frame.columns}
@@ -212,20 +213,26 @@ def _standard(frame: pd.DataFrame, column: str, flat: Shape) -> pa.Table:
         columns["data"] = pa.array(values, pa.binary())
         columns["encoded"] = _encoded(frame, values)
     else:
-        floats = [_numbers(value, row, column) for row, value in enumerate(values)]
+        floats = [_image_of_numbers(value, flat, row, column) for row, value in enumerate(values)]
         columns["data"] = pa.array([b""] * len(values), pa.binary())
-        columns["float_data"] = pa.array([value.ravel() for value in floats], pa.list_(pa.float32()))
-        sizes = np.array([value.shape if value.ndim == 3 else flat for value in floats])
-        known = known or {name: pa.array(sizes[:, i]) for i, name in enumerate(("channels", "height", "width"))}
+        # sources keep what a row holds interleaved, as CaffeOnSpark's frames do
+        interleaved = [value.transpose(1, 2, 0).ravel() for value in floats]
+        columns["float_data"] = pa.array(interleaved, pa.list_(pa.float32()))
+        sizes = np.array([value.shape for value in floats])
+        known = {name: pa.array(sizes[:, i]) for i, name in enumerate(("channels", "height", "width"))}
     return pa.table({**columns, **known})
 
 
-def _numbers(value: Any, row: int, column: str) -> np.ndarray:
+def _image_of_numbers(value: Any, flat: Shape, row: int, column: str) -> np.ndarray:
+    """An array (C, H, W) of a cell."""
     try:
-        return np.asarray(value, np.float32)
+        array = np.asarray(value, np.float32)
+        return array if array.ndim == 3 else array.reshape(flat)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f'row {row} of column "{column}" is no array of numbers: {error}', column=column, row=row
+            f'row {row} of column "{column}" is no image (C, H, W), nor a flat one of {flat}: {error}',
+            column=column,
+            row=row,
         ) from error
 
 

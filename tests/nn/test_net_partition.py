@@ -81,9 +81,11 @@ def test_bytes_are_decoded_and_transformed(net: Net, images: np.ndarray, make, c
     assert list(frame.columns) == [name for name in result.columns if name not in ("same", "ip")]
 
 
-def test_arrays_are_transformed_as_images_are(net: Net, images: np.ndarray) -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_arrays_are_transformed_as_images_are(net: Net, images: np.ndarray, nested: bool) -> None:
     """Floats in Caffe's layout take the same crop, mean and scale."""
-    result = net.map_partition(array_frame(images.transpose(0, 3, 1, 2).astype(np.float32)), ["same"])
+    planes = images.transpose(0, 3, 1, 2).astype(np.float32)
+    result = net.map_partition(pd.DataFrame({"data": list(planes)}) if nested else array_frame(planes), ["same"])
     np.testing.assert_allclose(column(result, "same"), finished(images).reshape(10, -1))
 
 
@@ -180,6 +182,7 @@ def test_recurrent_layers_start_anew_in_every_batch() -> None:
         ({"data": ["b'\\x00'"]}, {"blobs": ["ip"]}, DataError, "Dask has turned them into text"),
         ({"data": [b"\x89PNG no image"]}, {"blobs": ["ip"]}, DataError, "row 0"),
         ({"data": [b"short"]}, {"blobs": ["ip"]}, DataError, "row 0"),
+        ({"data": [np.zeros(7)]}, {"blobs": ["ip"]}, DataError, 'row 0 of column "data" is no image'),
         ({"data": [b"x"]}, {"blobs": ["ip"], "transform": False}, DataError, "holds bytes; only arrays can be fed"),
         (
             {"data": [np.zeros(7)]},
