@@ -38,5 +38,6 @@ class LocalCluster(distributed.LocalCluster):
             # a rank is a child process, which Dask's memory limit does not see
             memory_limit=keywords.pop("memory_limit", 0),
             env=environment,
+            preload=[*keywords.pop("preload", []), "cosdask.cluster.preload"],
             **keywords,
         )

@@ -135,6 +135,8 @@ def _start(job: Job, rank: int, log: IO[bytes]) -> subprocess.Popen[str]:
     """Start the child from this thread: it dies with the thread that started it."""
     threads = str(job.threads[rank])
     environment = {**os.environ, "NPROC": threads, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    # Dask's nannies make malloc give memory back at once; a step would fetch its buffers anew every time
+    environment.pop("MALLOC_TRIM_THRESHOLD_", None)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     return subprocess.Popen(
         [sys.executable, "-m", "cosdask.parallel.rank", str(rank)],
