@@ -50,7 +50,7 @@ def main() -> None:
         model = Path(folder) / "model.caffemodel"
         config = cosdask.Config(conf=str(path), model=str(model), train=True, clusterSize=1, progress="none")
         with (
-            distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+            cosdask.LocalCluster(n_workers=1, dashboard_address=None) as cluster,
             distributed.Client(cluster) as client,
         ):
             cosdask.CaffeOnDask(client, config).train()

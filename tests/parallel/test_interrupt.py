@@ -22,26 +22,30 @@ def test_ctrl_c_in_a_terminal_leaves_a_snapshot(problem: Callable[..., Problem])
     """The command ends within seconds with exit code 130 and names the snapshot."""
     made = problem(settings="max_iter: 1000000 display: 1")
     command = [sys.executable, "-c", MAIN, "train", "-conf", str(made.solver), "-model", made.model]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--cluster", "local[2]", "--progress", "lines"],
         start_new_session=True,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-    )
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if "Iteration 2, loss" in line:
-            os.killpg(process.pid, signal.SIGINT)
-            asked = time.monotonic()
-            break
-    else:
-        pytest.fail("".join(lines))
-    rest = process.stderr.read()
-    assert process.wait(60) == 130, rest
+    ) as process:
+        before = _read_until(process, "Iteration 2, loss")
+        os.killpg(process.pid, signal.SIGINT)
+        asked = time.monotonic()
+        assert process.stderr is not None
+        rest = process.stderr.read()
+        assert process.wait(60) == 130, before + rest
     assert time.monotonic() - asked < 60
     assert "go on from it with --resume" in rest
     (snapshot,) = RunFolder(made.folder / "out" / "small.run").read_snapshots()
     assert snapshot["iteration"] > 0
+
+
+def _read_until(process: subprocess.Popen[str], words: str) -> str:
+    assert process.stderr is not None
+    text = ""
+    for line in process.stderr:
+        text += line
+        if words in line:
+            return text
+    pytest.fail(text)
