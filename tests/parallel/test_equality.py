@@ -13,6 +13,7 @@ from problems import BATCH_NORM, DROPOUT, Problem, digits, make_problem
 
 import cosdask
 from cosdask.data import write_lmdb
+from cosdask.proto import read_net, to_text
 
 
 def assert_close(found: cosdask.Net, wanted: cosdask.Net, tolerance: float = 1e-5) -> None:
@@ -77,3 +78,36 @@ def test_every_rank_starts_with_the_weights_given(client: Client, problem: Calla
     net.save(weights)
     result = cosdask.CaffeOnDask(client, config(made, weights=str(weights))).train()
     assert_close(result.net, net, 0.0)
+
+
+def test_two_workers_train_lenet_as_one_process_and_as_one_double_batch(client: Client, tmp_path: Path) -> None:
+    """Ten steps of LeNet; after more, rounding at ties of max pooling lets two correct runs drift apart."""
+    rows, batch = 640, 32
+    images, labels = digits(rows, size=28)
+    order = np.arange(rows).reshape(2, rows // 2 // batch, batch).swapaxes(0, 1).ravel()
+    two = _lenet(tmp_path / "two", images, labels, batch)
+    one = _lenet(tmp_path / "one", images[order], labels[order], 2 * batch)
+    settings = cosdask.Config(conf=str(two), model=str(tmp_path / "lenet.caffemodel"), clusterSize=2, progress="none")
+    found = cosdask.CaffeOnDask(client, settings).train().net
+    for solver, ranks in ((two, 2), (one, 1)):
+        with cosdask.Solver(solver, ranks=ranks) as process:
+            process.step(10)
+            assert_close(found, process.net)
+
+
+def _lenet(folder: Path, images: np.ndarray, labels: np.ndarray, batch: int) -> Path:
+    """The ready LeNet over rows of its own."""
+    folder.mkdir()
+    write_lmdb(folder / "lmdb", images, labels)
+    ready = Path(__file__).parents[2] / "prototxt" / "lenet_train_test.prototxt"
+    net = read_net(ready)
+    for layer in net.layer:
+        if layer.type == "Data":
+            layer.data_param.source, layer.data_param.batch_size = str(folder / "lmdb"), batch
+    (folder / "net.prototxt").write_text(to_text(net))
+    solver = folder / "solver.prototxt"
+    settings = 'base_lr: 0.01 lr_policy: "inv" gamma: 0.0001 power: 0.75 momentum: 0.9 weight_decay: 0.0005'
+    solver.write_text(
+        f'net: "{folder / "net.prototxt"}" {settings} max_iter: 10 random_seed: 1 snapshot_prefix: "lenet"'
+    )
+    return solver
