@@ -28,7 +28,7 @@ class Totals:
     def add(self, outputs: Mapping[str, np.ndarray], rows: int) -> None:
         """Take in a batch's means over ``rows`` rows."""
         for name, mean in outputs.items():
-            weighted = np.asarray(mean, np.float64) * rows
+            weighted = _decimal(mean) * rows
             self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
         self.rows += rows
 
@@ -45,6 +45,12 @@ class Totals:
             raise NetError("no rows were evaluated: the source is empty.")
         found = {name: value / self.rows for name, value in self.sums.items()}
         return {name: float(value) if value.ndim == 0 else value for name, value in found.items()}
+
+
+def _decimal(values: Any) -> np.ndarray:
+    """float32 numbers as the shortest decimals that stand for them: 97 of 100 is 0.97, not 0.9700000286."""
+    single = np.asarray(values, np.float32)
+    return single.astype(str).astype(np.float64)
 
 
 class Evaluator:
