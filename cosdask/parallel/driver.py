@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import itertools
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import metadata
 from typing import Any, TypeVar, cast
 
 import pandas as pd
 from distributed import Client, get_client
 
-import cosdask
 from cosdask.config import Config
 from cosdask.errors import ConfigError, DeadlineError, GroupError
 from cosdask.events import Event, Restarted, RunEnded, Snapshot, Warned, from_dict
@@ -164,15 +163,21 @@ class CaffeOnDask:
         """Everything the ranks need; what is wrong with nets or data is raised here, before they start."""
         solver = to_text(param)
         given = None if source is None else source_spec(client, source, solver, "TRAIN")
+        weights = ",".join(prepare.absolute(path.strip()) for path in config.weights.split(",") if path.strip())
         inspection = client.submit(
-            prepare.inspect_training, solver, given, validate and validation is None, dump_plugins(), pure=False
+            prepare.inspect_training,
+            solver,
+            given,
+            validate and validation is None,
+            weights,
+            dump_plugins(),
+            pure=False,
         )
         (found,) = results_of([inspection])
         tests = found["tests"]
         if validate and validation is not None:
             tests = [source_spec(client, validation, solver, "TEST")]
         check_data(client, members, [found["source"], *tests])
-        weights = ",".join(prepare.absolute(path.strip()) for path in config.weights.split(",") if path.strip())
         return Job(
             run_id=uuid.uuid4().hex[:12],
             solver=solver,
@@ -343,6 +348,10 @@ def _run_description(config: Config, job: Job, members: list[Member]) -> dict[st
         "rows": sum(block[0] for block in job.source["index"]["blocks"]) if "index" in job.source else None,
         "source": job.source,
         "solver": job.solver,
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "distributed", "numpy")},
-        "cosdask": cosdask.__version__,
+        "versions": _versions("cosdask", "jax", "jaxlib", "numpy", "dask", "distributed"),
     }
+
+
+def _versions(*names: str) -> dict[str, str]:
+    """Versions of installed packages; cosdask itself may run from a checkout that is not installed."""
+    return {name: metadata.version(name) for name in names if any(metadata.distributions(name=name))}

@@ -101,8 +101,12 @@ def _paths(net: caffe_pb2.NetParameter) -> Iterator[tuple[caffe_pb2.LayerParamet
                 yield layer, group, name
 
 
-def inspect_training(solver: str, source: dict[str, Any] | None, validate: bool, plugins: str) -> dict[str, Any]:
-    """On a worker: build the nets, find and count the rows. What is wrong with either is raised before ranks start.
+def inspect_training(
+    solver: str, source: dict[str, Any] | None, validate: bool, weights: str, plugins: str
+) -> dict[str, Any]:
+    """On a worker: build the nets, load the weights, find and count the rows.
+
+    What is wrong with any of them is raised here, before ranks start and before anything is written.
 
     Returns:
         ``source`` and ``tests``: specifications; ``rows`` and ``batch``: of the TRAIN source.
@@ -111,6 +115,9 @@ def inspect_training(solver: str, source: dict[str, Any] | None, validate: bool,
     param = parse_solver(solver)
     given = None if source is None else Source.from_spec(source)
     net = train_net(param, None).open(seed=0, tops=given.tops if given is not None else None)
+    for path in weights.split(","):
+        if path:
+            net.load(path)
     train = given if given is not None else get_source(net, phase="TRAIN")
     tests = []
     if validate and param.test_iter:
