@@ -243,6 +243,8 @@ class Config:
             notes.append("-test is left out because -features is given; run again with -test alone for test results")
         if self.connection:
             notes.append(f"-connection {self.connection} has no effect: GPUs meet through NCCL, CPUs through sockets")
+        if self.persistent:
+            notes.append("-persistent has no effect: rows are read where they lie, ahead of the step")
         if self.label and "features" not in asked:
             notes.append(f"-label {self.label} has no effect without -features")
         if "train" not in asked:

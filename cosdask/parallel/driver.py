@@ -24,7 +24,7 @@ from cosdask.parallel.job import Job
 from cosdask.parallel.plugins import dump_plugins
 from cosdask.parallel.results import Record, TrainResult
 from cosdask.parallel.snapshots import newest_whole
-from cosdask.parallel.sources import source_spec
+from cosdask.parallel.sources import source_options, source_spec
 from cosdask.proto import caffe_pb2, read_solver, to_text
 from cosdask.solver import solver_seed
 from cosdask.storage import RunFolder, run_folder_for
@@ -162,7 +162,7 @@ class CaffeOnDask:
     ) -> Job:
         """Everything the ranks need; what is wrong with nets or data is raised here, before they start."""
         solver = to_text(param)
-        given = None if source is None else source_spec(client, source, solver, "TRAIN")
+        given = None if source is None else source_spec(client, source, solver, "TRAIN", source_options(config))
         weights = ",".join(prepare.absolute(path.strip()) for path in config.weights.split(",") if path.strip())
         inspection = client.submit(
             prepare.inspect_training,
@@ -170,13 +170,14 @@ class CaffeOnDask:
             given,
             validate and validation is None,
             weights,
+            source_options(config),
             dump_plugins(),
             pure=False,
         )
         (found,) = results_of([inspection])
         tests = found["tests"]
         if validate and validation is not None:
-            tests = [source_spec(client, validation, solver, "TEST")]
+            tests = [source_spec(client, validation, solver, "TEST", source_options(config))]
         check_data(client, members, [found["source"], *tests])
         return Job(
             run_id=uuid.uuid4().hex[:12],
@@ -256,8 +257,10 @@ class CaffeOnDask:
     def _evaluation(self, client: Client, source: Any) -> evaluate.Evaluation:
         param = prepare.self_contained(self._solver(), self.config.conf, "")
         solver, model = to_text(param), prepare.absolute(self.config.model)
-        spec = source_spec(client, source, solver, "TEST")
-        inspection = client.submit(evaluate.inspect_test, solver, model, spec, dump_plugins(), pure=False)
+        spec = source_spec(client, source, solver, "TEST", source_options(self.config))
+        inspection = client.submit(
+            evaluate.inspect_test, solver, model, spec, source_options(self.config), dump_plugins(), pure=False
+        )
         (found,) = results_of([inspection])
         return cast(evaluate.Evaluation, found)
 

@@ -68,12 +68,14 @@ def _test_net(solver: str, model: str, source: Source | None) -> Net:
     return nets[0].open(weights=model, seed=0, tops=source.tops if source is not None else None)
 
 
-def inspect_test(solver: str, model: str, spec: dict[str, Any] | None, plugins: str) -> Evaluation:
+def inspect_test(
+    solver: str, model: str, spec: dict[str, Any] | None, options: dict[str, Any], plugins: str
+) -> Evaluation:
     """On a worker: build the net, load the weights, find and count the rows; what is wrong is raised here."""
     load_plugins(plugins)
     given = None if spec is None else Source.from_spec(spec)
     net = _test_net(solver, model, given)
-    source = given if given is not None else get_source(net, phase="TEST")
+    source = given if given is not None else get_source(net, phase="TEST", options=options)
     text = json.dumps(source.spec())
     return Evaluation(solver, model, hash_of(model), text, source.rows, source.batch_size, plugins)
 

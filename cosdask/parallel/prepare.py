@@ -102,7 +102,12 @@ def _paths(net: caffe_pb2.NetParameter) -> Iterator[tuple[caffe_pb2.LayerParamet
 
 
 def inspect_training(
-    solver: str, source: dict[str, Any] | None, validate: bool, weights: str, plugins: str
+    solver: str,
+    source: dict[str, Any] | None,
+    validate: bool,
+    weights: str,
+    options: dict[str, Any],
+    plugins: str,
 ) -> dict[str, Any]:
     """On a worker: build the nets, load the weights, find and count the rows.
 
@@ -118,10 +123,11 @@ def inspect_training(
     for path in weights.split(","):
         if path:
             net.load(path)
-    train = given if given is not None else get_source(net, phase="TRAIN")
+    train = given if given is not None else get_source(net, phase="TRAIN", options=options)
     tests = []
     if validate and param.test_iter:
-        tests = [get_source(named.open(seed=0), phase="TEST").spec() for named in test_nets(param, None)]
+        nets = [named.open(seed=0) for named in test_nets(param, None)]
+        tests = [get_source(test, phase="TEST", options=options).spec() for test in nets]
     return {"source": train.spec(), "tests": tests, "rows": train.rows, "batch": train.batch_size}
 
 

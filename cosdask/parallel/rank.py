@@ -16,12 +16,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 import pandas as pd
 
-from cosdask.errors import CosdaskError, StorageError
+from cosdask.errors import ConfigError, CosdaskError, StorageError
 from cosdask.events import Event, RunEnded, RunStarted, Snapshot, Validation
 from cosdask.parallel.job import Job
 
@@ -89,6 +89,8 @@ def _train(job: Job, rank: int, outlet: Outlet) -> dict[str, Any]:
     from cosdask.parallel import compat
 
     host = job.members[rank]["host"]
+    # on CPUs devices are a number that is chosen; GPUs are as many as there are
+    jax.config.update("jax_num_cpu_devices", job.devices)
     if job.world > 1:
         compat.join_group(job.coordinator, job.world, rank, host, job.deadline)
     trainer = Trainer(job, rank, outlet)
@@ -114,6 +116,21 @@ def _listen(stop: Callable[[], None]) -> None:
     threading.Thread(target=read, name="commands", daemon=True).start()
 
 
+def devices_by_rank(found: Sequence[Any], world: int, each: int) -> list[Any]:
+    """The devices that take part, in rank order, ``each`` of every rank.
+
+    Raises:
+        ConfigError: a rank has fewer.
+    """
+    chosen: list[Any] = []
+    for rank in range(world):
+        mine = sorted((device for device in found if device.process_index == rank), key=lambda device: device.id)
+        if len(mine) < each:
+            raise ConfigError(f"-devices {each}: rank {rank} has {len(mine)} device(s) ({mine}).", rank=rank)
+        chosen.extend(mine[:each])
+    return chosen
+
+
 class Trainer:
     """Builds a rank's engine from its job, runs it, and tells what happens."""
 
@@ -133,8 +150,8 @@ class Trainer:
         self.job, self.rank, self._outlet = job, rank, outlet
         self._began = time.time()
         param = parse_solver(job.solver)
-        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-        per_process = len(devices) // job.world
+        devices = devices_by_rank(jax.devices(), job.world, job.devices)
+        per_process = job.devices
         settings = Settings(
             weights=job.weights or None,
             snapshot=job.snapshot or None,
@@ -184,7 +201,7 @@ class Trainer:
         left = max(0, param.max_iter - engine.iteration)
         return RunStarted(
             workers=job.world,
-            devices_per_worker=engine.settings.world // job.world,
+            devices_per_worker=job.devices,
             batch_per_device=batch,
             effective_batch=effective,
             max_iter=param.max_iter,

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from distributed import Client
 
+from cosdask.config import Config
 from cosdask.data import FrameSource, Source, arrow_table, is_data_layer, open_source
 from cosdask.errors import ConfigError, DataError
 from cosdask.parallel.group import results_of
@@ -18,6 +19,8 @@ from cosdask.parallel.prepare import absolute
 from cosdask.proto import caffe_pb2, parse_solver
 from cosdask.solver.nets import test_nets, train_net
 
+#: folders of rows that this process has staged; removed when it ends
+_STAGED: list[tempfile.TemporaryDirectory[str]] = []
 #: the parameter block in which each type of data layer names its source
 _BLOCKS = {
     "Data": "data_param",
@@ -29,7 +32,23 @@ _BLOCKS = {
 }
 
 
-def source_spec(client: Client, source: Any, solver: str, phase: str) -> dict[str, Any] | None:
+def source_options(config: Config) -> dict[str, Any]:
+    """The options of a run that sources know.
+
+    Raises:
+        ConfigError: for those that sources cannot do yet; none is left out without a word.
+    """
+    if config.shuffle:
+        raise ConfigError("--shuffle cannot be done yet: write the rows in a random order instead.", option="shuffle")
+    if config.on_bad_rows != "error":
+        raise ConfigError(
+            f"--on-bad-rows {config.on_bad_rows} cannot be done yet; a bad row ends the run.", option="on_bad_rows"
+        )
+    options = {"resize": config.resize, "partitions": config.lmdb_partitions}
+    return {name: value for name, value in options.items() if value}
+
+
+def source_spec(client: Client, source: Any, solver: str, phase: str, options: dict[str, Any]) -> dict[str, Any] | None:
     """The specification of a source as ranks and tasks take it; None leaves it to the net.
 
     Args:
@@ -37,6 +56,7 @@ def source_spec(client: Client, source: Any, solver: str, phase: str) -> dict[st
         source: None, a path or URL, a ``Source``, a pandas or a dask dataframe.
         solver: text of the self-contained solver, whose data layer says how rows become tops.
         phase: ``"TRAIN"`` or ``"TEST"``.
+        options: see :func:`source_options`.
 
     Raises:
         ConfigError: for anything else.
@@ -50,12 +70,12 @@ def source_spec(client: Client, source: Any, solver: str, phase: str) -> dict[st
         return source.spec()
     if isinstance(source, str | os.PathLike):
         path = absolute(os.fspath(source))
-        (spec,) = results_of([client.submit(_spec_of_path, solver, phase, path, pure=False)])
+        (spec,) = results_of([client.submit(_spec_of_path, solver, phase, path, options, pure=False)])
         return dict(spec)
     if isinstance(source, pd.DataFrame):
-        return _staged(client, [source], solver, phase)
+        return _staged(client, [source], solver, phase, options)
     if hasattr(source, "to_delayed"):
-        return _staged(client, source, solver, phase)
+        return _staged(client, source, solver, phase, options)
     raise ConfigError(
         f"a source is a path, a cosdask Source, a pandas or a dask dataframe, not {type(source).__name__}."
     )
@@ -71,15 +91,19 @@ def _data_layer(solver: str, phase: str) -> caffe_pb2.LayerParameter:
     raise DataError(f"the net has no data layer in the phase {phase}, so it is not known how rows become its inputs.")
 
 
-def _spec_of_path(solver: str, phase: str, path: str) -> dict[str, Any]:
+def _spec_of_path(solver: str, phase: str, path: str, options: dict[str, Any]) -> dict[str, Any]:
     layer = _data_layer(solver, phase)
     getattr(layer, _BLOCKS[layer.type]).source = path
-    return open_source(layer, phase).spec()
+    return open_source(layer, phase, options=options).spec()
 
 
-def _staged(client: Client, frame: Any, solver: str, phase: str) -> dict[str, Any]:
-    """Write the partitions of a dataframe as Arrow files, each by the worker that holds it."""
-    folder = tempfile.mkdtemp(prefix="cosdask-rows-")
+def _staged(client: Client, frame: Any, solver: str, phase: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Write the partitions of a dataframe as Arrow files, each by the worker that holds it.
+
+    They lie in a folder of this machine until the client's process ends: a lazy frame of features may still want them.
+    """
+    _STAGED.append(tempfile.TemporaryDirectory(prefix="cosdask-rows-"))
+    folder = _STAGED[-1].name
     if isinstance(frame, list):
         files = [_write_partition(part, str(Path(folder) / f"{i:05d}.arrow")) for i, part in enumerate(frame)]
     else:
@@ -89,7 +113,7 @@ def _staged(client: Client, frame: Any, solver: str, phase: str) -> dict[str, An
         ]
         files = results_of(futures)
     layer = _data_layer(solver, phase)
-    return FrameSource(layer, phase, files=[name for name in files if name]).spec()
+    return FrameSource(layer, phase, options=options, files=[name for name in files if name]).spec()
 
 
 def _write_partition(frame: pd.DataFrame, path: str) -> str:

@@ -54,6 +54,15 @@ def test_three_workers_are_one_process_with_three_ranks(
     assert_close(result.net, solved(made, ranks=3), 5e-5 if "dropout" in settings else 1e-5)
 
 
+def test_two_devices_a_worker_are_ranks_of_their_own(client: Client, problem: Callable[..., Problem]) -> None:
+    """``-devices 2`` on two workers does what four ranks do; the prototxt's batch is a device's."""
+    made = problem(rows=101, test_rows=50, settings="max_iter: 8 test_iter: 3 test_interval: 8")
+    cos = cosdask.CaffeOnDask(client, config(made, clusterSize=2, devices=2))
+    frame = cos.train_with_validation()
+    assert_close(cosdask.Net(made.folder / "net.prototxt", weights=made.model), solved(made, ranks=4))
+    assert frame["iteration"].tolist() == [8]
+
+
 def test_two_workers_are_one_batch_of_double_size(client: Client, tmp_path: Path) -> None:
     """The rows interleaved as the plan deals them out make the same fifty steps in one worker's double batch."""
     rows, batch, steps = 128, 8, 50
