@@ -17,6 +17,10 @@ from cosdask.proto import caffe_pb2
 INPUT_TYPES = frozenset({"Input", "Data", "MemoryData", "CoSData", "HDF5Data", "ImageData", "WindowData"})
 
 
+#: most numbers in a blob
+MAX_COUNT = 2**31 - 1
+
+
 @dataclass(frozen=True)
 class WeightRef:
     """A weight as one layer sees it, and where it lives: under its owner's key."""
@@ -133,6 +137,12 @@ def loss_weights(param: caffe_pb2.LayerParameter, is_loss: bool) -> tuple[float,
     return tuple(1.0 if is_loss and position == 0 else 0.0 for position in range(len(param.top)))
 
 
+def _check_size(layer: Layer, what: str, shape: Shape) -> None:
+    """Caffe's bound on a blob; without it a mistyped number ends in a machine without memory."""
+    if count(shape) > MAX_COUNT:
+        layer.fail(f"{what} of shape {shape} has {count(shape):,} numbers, more than the {MAX_COUNT:,} of a blob.")
+
+
 class GraphBuilder:
     """Builds a :class:`Graph`; one use.
 
@@ -185,7 +195,9 @@ class GraphBuilder:
                 stopped=self._stopped(layer),
             )
         )
-        shapes.update(zip(param.top, layer.top_shapes, strict=True))
+        for top, shape in zip(param.top, layer.top_shapes, strict=True):
+            _check_size(layer, f'top "{top}"', shape)
+            shapes[top] = shape
 
     def _stopped(self, layer: Layer) -> tuple[bool, ...]:
         stated = list(layer.param.propagate_down)
@@ -226,6 +238,7 @@ class GraphBuilder:
             return WeightRef(owner.key, owner.owner, weight, owner.owner_weight, owner.spec, trained)
         if problem := filler_problem(weight.filler):
             layer.fail(problem)
+        _check_size(layer, f"weight {position}", weight.shape)
         kept = caffe_pb2.ParamSpec()
         kept.CopyFrom(spec)
         ref = WeightRef(f"{key}/{position}", key, weight, weight, kept, trained)

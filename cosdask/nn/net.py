@@ -15,7 +15,7 @@ from cosdask.data import layer_top_shapes
 from cosdask.errors import NetError, WeightsError, did_you_mean
 from cosdask.nn import layers as _layers  # noqa: F401  (fills the registry)
 from cosdask.nn import partition
-from cosdask.nn.execute import Outcome, Params, States, first_states, from_caffe, run_graph, to_caffe
+from cosdask.nn.execute import Outcome, Params, States, from_caffe, run_graph, to_caffe
 from cosdask.nn.fillers import fill
 from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, WeightRef, output_blobs
 from cosdask.nn.layer import Array, Shape
@@ -76,15 +76,16 @@ class Net:
         self.folder = folder if folder is not None else parent(self.path) if self.path else None
         self._message = filter_net(whole, phase, level, stages)
         self._places = layer_places(text, whole, self._message.state) if text is not None else {}
-        self.phase, self.level, self.stages, self.seed = phase, level, tuple(stages), seed
+        self.phase: str = caffe_pb2.Phase.Name(self._message.state.phase)
+        self.level, self.stages, self.seed = level, tuple(stages), seed
         self.name: str = self._message.name
         self.layers: list[caffe_pb2.LayerParameter] = list(self._message.layer)
         with self._placed():
             self.outputs: list[str] = output_blobs(self.layers)
             self.inputs: dict[str, Shape] = self._input_shapes(input_shapes or {})
-            self.graph: Graph = GraphBuilder(self.layers, phase, self.inputs).build()
+            self.graph: Graph = GraphBuilder(self.layers, self.phase, self.inputs).build()
         self.blob_shapes: dict[str, Shape] = self.graph.blob_shapes
-        self.programs = Programs(self.layers, phase, self.inputs, self.graph)
+        self.programs = Programs(self.layers, self.phase, self.inputs, self.graph)
         self._params: Params | None = None
         self._states: dict[str, Sequence[Array]] = {}
         self._draw_key: Array | None = None
@@ -311,7 +312,7 @@ class Net:
     def forward_anew(self, inputs: Mapping[str, Any], blobs: Sequence[str]) -> dict[str, np.ndarray]:
         """As :meth:`forward`, but recurrent layers start from zero and keep nothing; for use from several threads."""
         program = self._program(inputs, blobs)
-        return self._forward(program, inputs, first_states(program.graph))[0]
+        return self._forward(program, inputs, program.first_states)[0]
 
     def _forward(
         self, program: Program, inputs: Mapping[str, Any], states: States
@@ -335,7 +336,7 @@ class Net:
         """The states that the last call left, where their shapes still fit."""
         return {
             key: self._states[key] if _shapes(self._states.get(key, ())) == _shapes(first) else first
-            for key, first in first_states(program.graph).items()
+            for key, first in program.first_states.items()
         }
 
     def batch_axis(self, blob: str) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cosdask import device
 from cosdask.errors import NetError, did_you_mean
-from cosdask.nn.execute import Params, States, run_graph
+from cosdask.nn.execute import Params, States, first_states, run_graph
 from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, needed_layers
 from cosdask.nn.layer import Array, Shape
 from cosdask.proto import caffe_pb2
@@ -23,12 +23,14 @@ class Program:
         graph: the layers that take part.
         blobs: names of the blobs it returns.
         random: whether it needs a key.
+        first_states: what its recurrent layers start from.
         weights: keys of the weights that it reads.
     """
 
     def __init__(self, graph: Graph, blobs: tuple[str, ...]) -> None:
         self.graph, self.blobs = graph, blobs
         self.random = any(node.layer.random for node in graph.nodes)
+        self.first_states = first_states(graph)
         self.weights = {ref.key for node in graph.nodes for ref in node.weights}
         as_data_say = any(getattr(node.layer, "data_dependent_shapes", False) for node in graph.nodes)
         self._function = self._run if as_data_say else device.compile_function(self._run)

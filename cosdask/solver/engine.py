@@ -24,11 +24,11 @@ from cosdask.nn.execute import Params
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2, parse_solver, read_solver
 from cosdask.solver.evaluate import Evaluator, SharedWeights, Totals
+from cosdask.solver.live import TrainNet
 from cosdask.solver.nets import NetSource, snapshot_prefix, test_nets, train_net
 from cosdask.solver.policies import policy_step
 from cosdask.solver.snapshots import history_from_blobs, model_of, read_state, snapshot_names, write_snapshot
 from cosdask.solver.step import Gradient, Raw, State, TrainStep, add_gradients
-from cosdask.solver.train_net import TrainNet
 from cosdask.storage import parent, resolve
 
 

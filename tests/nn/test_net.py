@@ -113,7 +113,8 @@ def test_data_layers_need_no_data_where_shapes_are_given() -> None:
 
 
 def test_a_net_takes_a_message_too(net: Net) -> None:
-    """Net and Net.from_text both take a NetParameter."""
+    """Net and Net.from_text both take a NetParameter, and the phase as pycaffe's number."""
+    assert Net.from_text(LENET, phase=0).phase == "TRAIN"
     assert Net(net.to_message()).blob_shapes == Net.from_text(net.to_message()).blob_shapes == net.blob_shapes
 
 
@@ -373,6 +374,21 @@ def test_forward_anew_neither_reads_nor_keeps_states() -> None:
     np.testing.assert_array_equal(net.forward_anew(given, ["h"])["h"], first)
 
 
+def test_rows_chosen_by_their_values() -> None:
+    """Filter's tops have as many rows as the data say: forward runs such a net uncompiled, jit refuses it by name."""
+    text = inputs_text(x=(3, 2), keep=(3,)) + (
+        'layer { name: "f" type: "Filter" bottom: "x" bottom: "keep" top: "y" }'
+        'layer { name: "p" type: "Power" bottom: "y" top: "z" power_param { scale: 2 } }'
+    )
+    net = Net.from_text(text)
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    for keep in ([1, 0, 1], [0, 0, 1]):
+        found = net.forward({"x": x, "keep": np.array(keep)})["z"]
+        np.testing.assert_array_equal(found, 2 * x[np.array(keep) == 1])
+    with pytest.raises(NetError, match=r'layer "f" \(Filter\).*cannot be part of a compiled function'):
+        jax.jit(net.apply)(net.params, {"x": x, "keep": np.ones(3)})
+
+
 # -- weights ---------------------------------------------------------------------------------------------------------
 
 SHARED = (
@@ -467,6 +483,7 @@ def test_copies_have_weights_of_their_own(net: Net) -> None:
         (("kernel_size: 3", "kernel_size: 30"), 5, r'layer "conv"'),
         (('type: "ReLU"', 'type: "RELU"'), 7, r'unknown layer type "RELU".*Did you mean.*"ReLU"'),
         (("num_output: 5", "num_output: 0"), 9, r'layer "ip"'),
+        (("num_output: 5", "num_output: 900000000"), 9, r'layer "ip".*24,300,000,000 numbers, more than the 2,147,483,647'),
     ],
 )
 def test_errors_of_layers_name_file_and_line(tmp_path: Path, change: tuple[str, str], line: int, message: str) -> None:
