@@ -7,6 +7,8 @@ OUT ?= out/demo
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FROZEN := pyproject.toml constraints.txt
+# Two processes share the tests out; those that need a cluster stay together.
+TWO := --numprocesses 2 --dist loadgroup
 CODE := cosdask tests benchmarks
 
 .DEFAULT_GOAL := help
@@ -19,10 +21,10 @@ demo: $(VENV)/.demo-installed  ## Train, test and use LeNet on 5,000 real digits
 	$(BIN)/cosdask demo --output $(OUT) --overwrite
 
 test: lint  ## Lint, then every test and every example in the docstrings
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 check: lint  ## Lint, then the fast tests (under three minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(TWO) -m "not slow"
 
 lint: $(VENV)/.test-installed  ## Style, format, types and the direction of imports
 	$(BIN)/ruff check $(CODE)

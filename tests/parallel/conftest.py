@@ -14,6 +14,14 @@ from problems import Problem, make_problem
 import cosdask
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests are shared out over processes, those of this folder stay in one: there is one cluster."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[cosdask.LocalCluster]:
     """Three workers of one thread; afterwards no process of theirs is left."""
