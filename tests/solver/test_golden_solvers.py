@@ -69,7 +69,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_steps_and_snapshots_equal_caffes(case: Case) -> None:
-    """Weights and loss after each of 8 steps; the pair that is written on the way holds what Caffe's holds."""
+    """Weights and loss after each of 8 steps; the pair written on the way holds what Caffe's holds, and goes on."""
     with case.start() as solver:
         case.assert_weights(solver, 0)
         for step in range(1, LAST + 1):
@@ -79,34 +79,27 @@ def test_steps_and_snapshots_equal_caffes(case: Case) -> None:
             np.testing.assert_allclose(solver.loss, case.trajectory[f"loss/{step}"], rtol=1e-4, atol=1e-5)
             if step == SNAPSHOT:
                 assert tuple(Path(path).name for path in solver.snapshot()) == case.pair
-    for ours in case.pair:
-        assert_same_file(Path(ours), FOLDER / case.name / ours)
+        for ours in case.pair:
+            assert_same_file(Path(ours), FOLDER / case.name / ours)
+        solver.restore(case.pair[1])
+        solver.step(LAST - SNAPSHOT)
+        case.assert_weights(solver, LAST)
 
 
-def test_caffes_pair_and_our_own_go_on_alike(case: Case) -> None:
-    """Each pair loads, and 3 more steps give Caffe's step 8, data position included."""
-    with case.start() as solver:
-        solver.step(SNAPSHOT)
-        solver.snapshot()
-    for whose in ("ours", "Caffe's"):
-        if whose == "Caffe's":
-            for name in case.pair:
-                shutil.copy(FOLDER / case.name / name, name)
-        with Solver("solver.prototxt", snapshot=case.pair[1]) as solver:
+def test_caffes_pair_goes_on_as_in_caffe(case: Case) -> None:
+    """Caffe's pair loads, and 3 more steps give its step 8, data position included; also from another folder."""
+    for name in case.pair:
+        shutil.copy(FOLDER / case.name / name, name)
+    with Solver("solver.prototxt", snapshot=case.pair[1]) as solver:
+        for name in case.pair:
+            Path(name).unlink()
+        for _ in range(2):
             assert solver.iter == SNAPSHOT
             case.assert_weights(solver, SNAPSHOT)
             solver.step(LAST - SNAPSHOT)
             case.assert_weights(solver, LAST)
-
-
-def test_restore_is_the_same_as_starting_from_the_snapshot(case: Case) -> None:
-    """restore() in a solver that has gone elsewhere; the model is found beside its state in another folder."""
-    with case.start() as solver:
-        solver.step(2)
-        solver.restore(FOLDER / case.name / case.pair[1])
-        assert solver.iter == SNAPSHOT
-        solver.step(LAST - SNAPSHOT)
-        case.assert_weights(solver, LAST)
+            # the state names its model by a bare name: it lies beside the state
+            solver.restore(FOLDER / case.name / case.pair[1])
 
 
 def assert_same_file(ours: Path, caffes: Path) -> None:
