@@ -162,6 +162,22 @@ def test_dropout_is_a_function_of_seed_batch_and_rank(make_solver) -> None:
         assert float(gradient[1](params, raw, np.uint32(batch), np.uint32(rank)).loss) == loss
 
 
+@pytest.mark.parametrize("settings", ["", "iter_size: 2"])
+def test_dropout_draws_anew_in_every_iteration(make_solver, settings: str) -> None:
+    """Equal rows and a rate of 0: only the numbers of the iteration can change the loss."""
+    text = NET.replace(
+        'layer { name: "ip2"', 'layer { name: "drop" type: "Dropout" bottom: "h" top: "h" }\nlayer { name: "ip2"'
+    )
+    with h5py.File("rows.h5", "w") as file:
+        file["x"], file["y"] = np.ones((ROWS, 5), np.float32), np.ones((ROWS, 2), np.float32)
+    solver = make_solver(f"base_lr: 0 {settings}", net=text)
+    losses = []
+    for _ in range(4):
+        solver.step(1)
+        losses.append(solver.loss)
+    assert len(set(losses)) == 4
+
+
 def test_no_ranks_are_refused(make_solver) -> None:
     """At least one."""
     with pytest.raises(SolverError, match=r"ranks \(=0\) must be 1 or more"):
