@@ -164,12 +164,11 @@ class Net:
     def init(self, seed: int | None = None) -> Params:
         """Weights drawn by the fillers; the same for the same seed on every machine."""
         streams = np.random.SeedSequence(seed).spawn(len(self.graph.owned))
-        return {
-            key: jax.numpy.asarray(
-                from_caffe(fill(ref.weight.filler, ref.weight.shape, np.random.default_rng(stream)), ref.weight.axes)
-            )
-            for (key, ref), stream in zip(self.graph.owned.items(), streams, strict=True)
-        }
+        params = {}
+        for (key, ref), stream in zip(self.graph.owned.items(), streams, strict=True):
+            drawn = fill(ref.weight.filler, ref.weight.shape, np.random.default_rng(stream))
+            params[key] = _on_device(from_caffe(drawn, ref.weight.axes))
+        return params
 
     def to_blobs(self, params: Params) -> Blobs:
         """``{layer: [array]}`` in Caffe's shapes, a shared blob under every sharer; also for gradients.
@@ -401,7 +400,13 @@ def _kept(layer: str, position: int, ref: WeightRef, array: Any) -> Array:
             layer=layer,
         )
     whole = np.asarray(array, np.float32).reshape(ref.owner_weight.shape)
-    return jax.numpy.asarray(from_caffe(whole, ref.owner_weight.axes))
+    return _on_device(from_caffe(whole, ref.owner_weight.axes))
+
+
+def _on_device(array: np.ndarray) -> Array:
+    """The array on the device, a value also where a user's ``jax.jit`` is tracing: it is kept beyond the trace."""
+    with jax.ensure_compile_time_eval():
+        return jax.numpy.asarray(array)
 
 
 def _check_keys(params: Mapping[str, Any], wanted: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from cosdask import device
@@ -30,7 +31,8 @@ class Program:
     def __init__(self, graph: Graph, blobs: tuple[str, ...]) -> None:
         self.graph, self.blobs = graph, blobs
         self.random = any(node.layer.random for node in graph.nodes)
-        self.first_states = first_states(graph)
+        with jax.ensure_compile_time_eval():  # kept beyond the trace of a user's jit
+            self.first_states = first_states(graph)
         self.weights = {ref.key for node in graph.nodes for ref in node.weights}
         as_data_say = any(getattr(node.layer, "data_dependent_shapes", False) for node in graph.nodes)
         self._function = self._run if as_data_say else device.compile_function(self._run)

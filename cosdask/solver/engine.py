@@ -199,7 +199,8 @@ class Engine:
     def current_params(self) -> Params:
         """A copy of the current weights; a step gives the state's own buffers away."""
         if self._shown_params is None or self._shown_params[0] is not self.state:
-            copies = {key: jnp.array(value) for key, value in self.test_params().items()}
+            with jax.ensure_compile_time_eval():  # kept beyond the trace of a user's jit
+                copies = {key: jnp.array(value) for key, value in self.test_params().items()}
             self._shown_params = (self.state, copies)
         return self._shown_params[1]
 

@@ -215,6 +215,15 @@ def test_apply_equals_forward_and_can_be_compiled(net: Net) -> None:
     np.testing.assert_allclose(first["loss"], net.apply(net.params, given)[0]["loss"], rtol=1e-5)
 
 
+def test_what_is_kept_while_tracing_is_no_tracer() -> None:
+    """Weights first drawn, and layers first built, inside of a user's jit serve calls outside of it."""
+    sequence = {"x": np.ones((4, 2, 3)), "cont": np.ones((4, 2))}
+    for net, inputs in ((Net.from_text(LENET), rows(4)), (recurrent("LSTM"), sequence)):
+        wanted = jax.jit(lambda given, net=net: net.apply(net.params, given)[0])(inputs)
+        for name, array in net.forward(inputs).items():
+            np.testing.assert_allclose(array, wanted[name], rtol=1e-5)
+
+
 def test_forward_compiles_once_a_shape_and_uses_the_current_weights(net: Net) -> None:
     """New weights need no new compilation and are not the old ones."""
     net, given = net.copy(), rows(4)

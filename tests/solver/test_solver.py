@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from small_training import NET
@@ -84,6 +85,13 @@ def test_a_copy_of_the_net_is_left_alone_by_training(make_solver) -> None:
     before = blobs(solver)["ip1"][0]
     solver.step(1)
     np.testing.assert_array_equal(kept.to_blobs(kept.params)["ip1"][0], before)
+
+
+def test_weights_read_inside_of_a_users_jit_are_values(make_solver) -> None:
+    """What is kept while tracing serves calls outside of it."""
+    net = make_solver("base_lr: 0.1").net
+    wanted = jax.jit(lambda x: net.apply(net.params, {"x": x}, blobs=["ip2"])[0]["ip2"])(np.ones((1, 5), np.float32))
+    np.testing.assert_allclose(net.forward({"x": np.ones((1, 5))}, blobs=["ip2"])["ip2"], wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["params", "load"])
