@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,54 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_nets import LENET, inputs_text, ip, rows
 
 from cosdask import Net
 from cosdask.errors import NetError, WeightsError
-
-LENET = """
-name: "small"
-layer { name: "data" type: "Input" top: "data" top: "label"
-  input_param { shape { dim: 4 dim: 1 dim: 8 dim: 8 } shape { dim: 4 } } }
-layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 3 kernel_size: 3
-  weight_filler { type: "xavier" } bias_filler { type: "constant" value: 0.5 } } }
-layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
-layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" pooling_param { pool: MAX kernel_size: 2 stride: 2 } }
-layer { name: "ip" type: "InnerProduct" bottom: "pool" top: "ip" inner_product_param { num_output: 5
-  weight_filler { type: "xavier" } } }
-layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" include { phase: TEST } }
-layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
-"""
-
-
-def rows(count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        "data": rng.standard_normal((count, 1, 8, 8)).astype(np.float32),
-        "label": rng.integers(0, 5, count).astype(np.float32),
-    }
 
 
 @pytest.fixture(scope="module")
 def net() -> Net:
     return Net.from_text(LENET, seed=3)
-
-
-def inputs_text(**shapes: tuple[int, ...]) -> str:
-    """Input layers."""
-    return "\n".join(
-        f'layer {{ name: "in_{name}" type: "Input" top: "{name}" input_param {{ shape {{ '
-        + " ".join(f"dim: {size}" for size in shape)
-        + " } } }"
-        for name, shape in shapes.items()
-    )
-
-
-def ip(name: str, bottom: str, more: str = "", outputs: int = 3) -> str:
-    """An InnerProduct layer whose top has its name."""
-    return (
-        f'layer {{ name: "{name}" type: "InnerProduct" bottom: "{bottom}" top: "{name}" {more} '
-        f'inner_product_param {{ num_output: {outputs} weight_filler {{ type: "xavier" }} }} }}\n'
-    )
 
 
 # -- what a net says about itself ------------------------------------------------------------------------------------
@@ -480,69 +440,3 @@ def test_copies_have_weights_of_their_own(net: Net) -> None:
         np.testing.assert_array_equal(twin.to_blobs(twin.params)["ip"][0], before)
         twin.params = twin.init(77)
         np.testing.assert_array_equal(net.to_blobs(net.params)["ip"][0], before)
-
-
-# -- errors name file and line ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "line", "message"),
-    [
-        (('bottom: "pool"', 'bottom: "pol"'), 9, r'layer "ip".*bottom "pol" is made by no layer.*Did you mean "pool"'),
-        (("kernel_size: 3", "kernel_size: 30"), 5, r'layer "conv"'),
-        (('type: "ReLU"', 'type: "RELU"'), 7, r'unknown layer type "RELU".*Did you mean.*"ReLU"'),
-        (("num_output: 5", "num_output: 0"), 9, r'layer "ip"'),
-        (("num_output: 5", "num_output: 900000000"), 9, r'layer "ip".*24,300,000,000 numbers, more than the 2,147,4'),
-    ],
-)
-def test_errors_of_layers_name_file_and_line(tmp_path: Path, change: tuple[str, str], line: int, message: str) -> None:
-    """What a layer cannot do is said with ``path:line`` of its block, also as attributes."""
-    path = tmp_path / "net.prototxt"
-    path.write_text(LENET.replace(*change))
-    with pytest.raises(NetError, match=message) as caught:
-        Net(path)
-    assert str(caught.value).startswith(f"{path}:{line}: ")
-    assert (caught.value.where["path"], caught.value.where["line"]) == (str(path), line)
-
-
-def test_of_layers_with_one_name_the_phases_own_is_named(tmp_path: Path) -> None:
-    """TRAIN and TEST data layers often share a name."""
-    path = tmp_path / "net.prototxt"
-    path.write_text(
-        inputs_text(x=(2, 3))
-        + '\nlayer { name: "p" type: "Power" bottom: "x" top: "y" include { phase: TRAIN } }\n'
-        + 'layer { name: "p" type: "Pwer" bottom: "x" top: "y" include { phase: TEST } }'
-    )
-    assert Net(path, phase="TRAIN").outputs == ["y"]
-    with pytest.raises(NetError, match=r"net.prototxt:3: .*Pwer"):
-        Net(path, phase="TEST")
-
-
-def test_errors_while_running_name_file_and_line_too(tmp_path: Path) -> None:
-    """Shapes that only turn out wrong with the given inputs."""
-    path = tmp_path / "net.prototxt"
-    path.write_text(LENET)
-    with pytest.raises(NetError, match=r"net.prototxt:9: .*the given inputs need weights"):
-        Net(path).forward({"data": np.zeros((2, 1, 12, 12))}, blobs=["ip"])
-
-
-def test_a_top_made_twice_is_refused() -> None:
-    """Unless the layer works in place."""
-    text = inputs_text(x=(2, 4)) + ip("a", "x") + ip("b", "x").replace('top: "b"', 'top: "a"')
-    with pytest.raises(NetError, match=r'layer "b" .*top "a" is already made'):
-        Net.from_text(text)
-
-
-@pytest.mark.parametrize(
-    ("second", "message"),
-    [
-        ('param { name: "w" }', "shape"),
-        ('param { name: "w" share_mode: PERMISSIVE lr_mult: 3 }', r"lr_mult \(=3.0\) differs from 2.0"),
-    ],
-)
-def test_weights_that_cannot_be_shared_are_refused(second: str, message: str) -> None:
-    """Shapes must agree (counts, if permissive), and no two multipliers."""
-    text = inputs_text(x=(2, 4), y=(2, 3)) + ip("a", "x", 'param { name: "w" lr_mult: 2 }', outputs=3)
-    text += ip("b", "y", second, outputs=4)
-    with pytest.raises(NetError, match=rf'layer "b".*{message}'):
-        Net.from_text(text)
