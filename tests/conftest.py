@@ -31,6 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the session, its doctests and its child processes a cache folder of their own."""
     config.stash[_CACHE] = tempfile.mkdtemp(prefix="cosdask-tests-")
     os.environ["COSDASK_CACHE_DIR"] = config.stash[_CACHE]
+    # most of the tests' time is compiling, and many tests and ranks compile the same
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(config.stash[_CACHE]) / "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

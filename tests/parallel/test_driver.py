@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,15 @@ def _tasks_seen(dask_scheduler: Any) -> int:
     return len({entry[0] for entry in dask_scheduler.transition_log if entry[1] == "released"})
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """A shell's background jobs, which tests may run in, ignore Ctrl-C; this process does not while it lasts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_leaves_a_snapshot_that_resumes_bit_for_bit(client: Client, problem: Callable[..., Problem]) -> None:
     """Invariant 4: interrupted and taken up again, a run ends with the weights of the run that was not interrupted."""
     made = problem(settings="max_iter: 400 display: 1", augmented=True, dropout=DROPOUT)

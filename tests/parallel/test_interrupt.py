@@ -14,7 +14,13 @@ from problems import Problem
 
 from cosdask.storage import RunFolder
 
-MAIN = "import sys; from cosdask.cli.main import main; sys.exit(main())"
+# A shell's background jobs, which tests may run in, ignore Ctrl-C and hand that on; a terminal's do not.
+MAIN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from cosdask.cli.main import main
+sys.exit(main())
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to process groups")
@@ -44,6 +50,7 @@ def test_ctrl_c_in_a_terminal_leaves_a_snapshot(problem: Callable[..., Problem])
 def _read_until(process: subprocess.Popen[str], words: str) -> str:
     assert process.stderr is not None
     text = ""
+    # the test's own time limit bounds this
     for line in process.stderr:
         text += line
         if words in line:
