@@ -225,14 +225,14 @@ class Trainer:
         if self.rank != 0 and event.kind != "progress":
             return
         record = event.to_dict()
+        if self._folder is not None:
+            # kept before it is told: whoever hears of a snapshot may count on it
+            self._folder.append_event(record)
+            if isinstance(event, Validation):
+                self._keep_validation(event)
+            if isinstance(event, Snapshot):
+                self._keep_snapshot(event)
         self._outlet.send(kind="event", event=record)
-        if self._folder is None:
-            return
-        self._folder.append_event(record)
-        if isinstance(event, Validation):
-            self._keep_validation(event)
-        if isinstance(event, Snapshot):
-            self._keep_snapshot(event)
 
     def _earlier_validations(self) -> list[dict[str, Any]]:
         """What the run found before the snapshot that this group starts from."""
