@@ -24,6 +24,20 @@ AXIS = "data"
 SMALL = 1 << 16
 
 
+class LoneEngine(Engine):
+    """The engine of a group of one rank with one device: nobody to meet, so exactly the bare solver's step."""
+
+    _stop_asked = False
+
+    def ask_to_stop(self) -> None:
+        """Ask for the end after this iteration."""
+        self._stop_asked = True
+
+    def stop_requested(self) -> bool:
+        """Whether the end was asked for."""
+        return self._stop_asked
+
+
 class GroupEngine(Engine):
     """An :class:`~cosdask.solver.Engine` over all devices of all processes of the group.
 

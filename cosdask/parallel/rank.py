@@ -17,13 +17,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
 
 from cosdask.errors import ConfigError, CosdaskError, StorageError
 from cosdask.events import Event, RunEnded, RunStarted, Snapshot, Validation
 from cosdask.parallel.job import Job
+
+if TYPE_CHECKING:
+    from cosdask.parallel.engine import GroupEngine, LoneEngine
 
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 
@@ -140,7 +143,7 @@ class Trainer:
         from jax.sharding import Mesh
 
         from cosdask.data import Source
-        from cosdask.parallel.engine import AXIS, GroupEngine
+        from cosdask.parallel.engine import AXIS, GroupEngine, LoneEngine
         from cosdask.parallel.plugins import load_plugins
         from cosdask.proto import parse_solver
         from cosdask.solver import Loop, Pace, Settings
@@ -162,14 +165,13 @@ class Trainer:
             # CaffeOnSpark never tests before the first iteration; a solver that asks for it in so many words gets it
             test_at_start=param.HasField("test_initialization") and param.test_initialization,
         )
-        self.engine = GroupEngine(
-            Mesh(np.array(devices), (AXIS,)),
-            rank,
-            param,
-            settings,
-            source=Source.from_spec(job.source),
-            test_sources=[Source.from_spec(spec) for spec in job.test_sources],
-        )
+        source = Source.from_spec(job.source)
+        tests = [Source.from_spec(spec) for spec in job.test_sources]
+        self.engine: LoneEngine | GroupEngine
+        if len(devices) == 1:
+            self.engine = LoneEngine(param, settings, source, tests)
+        else:
+            self.engine = GroupEngine(Mesh(np.array(devices), (AXIS,)), rank, param, settings, source, tests)
         self._folder = RunFolder(run_folder_for(job.model)) if rank == 0 else None
         self._validations = self._earlier_validations()
         # the other ranks report less often: their progress only shows that they live

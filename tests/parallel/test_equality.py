@@ -54,6 +54,13 @@ def test_three_workers_are_one_process_with_three_ranks(
     assert_close(result.net, solved(made, ranks=3), 5e-5 if "dropout" in settings else 1e-5)
 
 
+def test_one_worker_is_the_bare_solver(client: Client, problem: Callable[..., Problem]) -> None:
+    """A group of one makes the solver's own steps, bit for bit."""
+    made = problem(settings="max_iter: 12 test_iter: 2 test_interval: 6")
+    cosdask.CaffeOnDask(client, config(made, clusterSize=1)).train_with_validation()
+    assert_close(cosdask.Net(made.folder / "net.prototxt", weights=made.model), solved(made, ranks=1), 0.0)
+
+
 def test_two_devices_a_worker_are_ranks_of_their_own(client: Client, problem: Callable[..., Problem]) -> None:
     """``-devices 2`` on two workers does what four ranks do; the prototxt's batch is a device's."""
     made = problem(rows=101, test_rows=50, settings="max_iter: 8 test_iter: 3 test_interval: 8")
