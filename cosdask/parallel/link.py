@@ -29,6 +29,8 @@ CLIENT_GONE = 30.0
 #: seconds a rank has to end by itself before it is killed
 GRACE = 30.0
 _LOG_TAIL = 4000
+#: seconds to wait for an earlier rank on this worker to be gone
+_ENDING = 10.0
 
 
 class LiveRank:
@@ -116,7 +118,8 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
             rank=rank,
             host=member["host"],
         )
-    if not _claim.acquire(blocking=False):
+    # the rank of the group before may still be ending here
+    if not _claim.acquire(timeout=_ENDING):
         live = _live
         other = f"run {live.job.run_id}, pid {live.process.pid}" if live else "another run"
         raise GroupError(
