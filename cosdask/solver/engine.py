@@ -22,7 +22,7 @@ from cosdask.data import Feed, RowPlan, Source, get_source, window
 from cosdask.errors import SolverError
 from cosdask.nn.execute import Params
 from cosdask.nn.net import Net
-from cosdask.proto import caffe_pb2, parse_solver, read_solver
+from cosdask.proto import caffe_pb2, read_solver
 from cosdask.solver.evaluate import Evaluator, SharedWeights, Totals
 from cosdask.solver.live import TrainNet
 from cosdask.solver.nets import NetSource, snapshot_prefix, test_nets, train_net
@@ -378,4 +378,4 @@ def plain_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: float(a) if a.ndim == 0 else a.ravel().astype(float).tolist() for name, a in arrays.items()}
 
 
-__all__ = ["Engine", "Settings", "Test", "parse_solver", "plain_outputs", "solver_message", "solver_seed"]
+__all__ = ["Engine", "Settings", "Test", "plain_outputs", "solver_message", "solver_seed"]
