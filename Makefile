@@ -46,7 +46,7 @@ $(BIN)/python:
 
 # A file beside the environment says which extras it holds, so that a second `make` starts at once.
 $(VENV)/.demo-installed: EXTRAS = demo
-$(VENV)/.test-installed: EXTRAS = demo,test,dev
+$(VENV)/.test-installed: EXTRAS = demo,test,dev,yarn,leveldb,tensorboard
 $(VENV)/.bench-installed: EXTRAS = demo,bench
 $(VENV)/.%-installed: $(FROZEN) | $(BIN)/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'

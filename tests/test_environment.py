@@ -13,11 +13,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 # What conda-forge calls a package by another name than the Python index.
-_CONDA_NAMES = {"lmdb": "python-lmdb", "matplotlib": "matplotlib-base"}
+_CONDA_NAMES = {"duckdb": "python-duckdb", "lmdb": "python-lmdb", "matplotlib": "matplotlib-base"}
 # Extras that conda's environment holds besides the dependencies.
 _CONDA_EXTRAS = ("demo", "notebooks")
 # Extras that the make targets install, so whose versions are pinned.
-_PINNED_EXTRAS = ("demo", "test", "dev", "bench")
+_PINNED_EXTRAS = ("demo", "test", "dev", "bench", "yarn", "leveldb", "tensorboard")
 
 
 @pytest.fixture(scope="module")
