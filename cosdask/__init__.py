@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cosdask.data import Source, get_source, register_source
     from cosdask.nn import Layer, Net, register_layer
     from cosdask.parallel import CaffeOnDask, TrainResult
+    from cosdask.proto.net_spec import NetSpec, layers, params
     from cosdask.solver import Solver
 
 __version__ = "0.1.0"
@@ -28,10 +29,13 @@ _PLACES = {
     "Layer": "cosdask.nn",
     "LocalCluster": "cosdask.cluster",
     "Net": "cosdask.nn",
+    "NetSpec": "cosdask.proto.net_spec",
     "Solver": "cosdask.solver",
     "Source": "cosdask.data",
     "TrainResult": "cosdask.parallel",
     "get_source": "cosdask.data",
+    "layers": "cosdask.proto.net_spec",
+    "params": "cosdask.proto.net_spec",
     "register_layer": "cosdask.nn",
     "register_source": "cosdask.data",
 }
@@ -43,11 +47,14 @@ __all__ = [
     "Layer",
     "LocalCluster",
     "Net",
+    "NetSpec",
     "Solver",
     "Source",
     "TrainResult",
     "errors",
     "get_source",
+    "layers",
+    "params",
     "proto",
     "register_layer",
     "register_source",
