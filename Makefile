@@ -12,10 +12,10 @@ TWO := --numprocesses 2 --dist loadgroup
 CODE := cosdask tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench clean
+.PHONY: help demo test check lint bench sandbox sandbox-stop clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo-installed  ## Train, test and use LeNet on 5,000 real digits (results in out/demo)
 	$(BIN)/cosdask demo --output $(OUT) --overwrite
@@ -35,6 +35,12 @@ lint: $(VENV)/.test-installed  ## Style, format, types and the direction of impo
 bench: $(VENV)/.bench-installed  ## Measure against PyTorch and against the bare loop (downloads PyTorch)
 	$(BIN)/python -m benchmarks.run
 
+sandbox: $(VENV)/.yarn-installed  ## Start a small real Hadoop (HDFS, YARN) on loopback; needs Java 17 and Maven
+	$(BIN)/cosdask sandbox start
+
+sandbox-stop:  ## End it; nothing of it stays
+	$(BIN)/cosdask sandbox stop
+
 clean:  ## Remove the environment, caches and the demo's output
 	rm -rf $(VENV) $(OUT) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find cosdask tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -47,6 +53,7 @@ $(BIN)/python:
 # A file beside the environment says which extras it holds, so that a second `make` starts at once.
 $(VENV)/.demo-installed: EXTRAS = demo
 $(VENV)/.test-installed: EXTRAS = demo,test,dev,yarn,leveldb,tensorboard
+$(VENV)/.yarn-installed: EXTRAS = yarn
 $(VENV)/.bench-installed: EXTRAS = demo,bench
 $(VENV)/.%-installed: $(FROZEN) | $(BIN)/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'

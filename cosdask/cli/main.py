@@ -17,6 +17,7 @@ VERBS = {
     "train": "train a network on a cluster",
     "test": "test a trained model over every row of its TEST data",
     "features": "write blobs of a trained model for every row of its TEST data",
+    "sandbox": "a small real Hadoop on this machine, for trying everything",
     "predict": "classify image files with a trained model",
     "demo": "train, test and use LeNet on 5,000 real digits",
 }

@@ -1,0 +1,67 @@
+"""One real Hadoop for all tests of this folder, and the check that nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cosdask.cluster.sandbox import Sandbox
+
+_FAILED = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use the Hadoop are slow, stay in one process, and have time to wait for YARN."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and "hadoop" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group("hadoop"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Remember that something failed: the logs are kept then."""
+    report = yield
+    if report.failed and Path(__file__).parent in item.path.parents:  # type: ignore[attr-defined]
+        item.session.stash[_FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="session")
+def hadoop(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """HDFS with two DataNodes and YARN with two NodeManagers; this process's environment points at them."""
+    folder = Path(tempfile.mkdtemp(prefix="cosdask-hadoop-"))
+    sandbox = Sandbox.start(folder / "sandbox")
+    before = dict(os.environ)
+    os.environ.update(sandbox.environment())
+    try:
+        yield sandbox
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        sandbox.stop()
+        _, alive = psutil.wait_procs(processes_of(sandbox), timeout=20)
+        if request.session.stash.get(_FAILED, False):
+            print(f"\nHadoop's logs are kept: {folder}")
+        else:
+            shutil.rmtree(folder)
+    assert not alive, f"left over: {alive}"
+
+
+def processes_of(sandbox: Sandbox) -> list[psutil.Process]:
+    """Every process that was started by the sandbox's daemons or containers, and the daemons: by their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get("HADOOP_CONF_DIR") == str(sandbox.folder / "conf"):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
