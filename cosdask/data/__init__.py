@@ -8,6 +8,7 @@ from cosdask.data.index import Block, Index
 from cosdask.data.plan import RowPlan, Segment, window
 from cosdask.data.registry import is_data_layer, layer_top_shapes, open_source, register_source, registered_sources
 from cosdask.data.select import get_source
+from cosdask.data.shuffle import Shuffle
 from cosdask.data.writers import write_lmdb, write_parquet
 from cosdask.data.zipped import ZippedSource
 
@@ -20,6 +21,7 @@ __all__ = [
     "Partition",
     "RowPlan",
     "Segment",
+    "Shuffle",
     "Source",
     "ZippedSource",
     "arrow_table",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -18,6 +19,8 @@ from cosdask.data.draw import Draw
 from cosdask.data.index import Block, Index
 from cosdask.data.pieces import cut, decode_pieces
 from cosdask.data.plan import RowPlan, Segment
+from cosdask.data.rows import Rows
+from cosdask.data.shuffle import Shuffle
 from cosdask.errors import ConfigError, DataError
 from cosdask.proto import caffe_pb2
 
@@ -54,7 +57,8 @@ class Source(ABC):
         layer: the data layer.
         phase: ``"TRAIN"`` or ``"TEST"``.
         base_dir: folder of the prototxt: relative names count from the working directory, then from here.
-        options: ``seed`` (of random crops and mirrors in :meth:`batches`), ``partitions`` (how many), ``resize``.
+        options: ``seed`` (of random numbers in :meth:`batches`), ``partitions`` (how many), ``resize``, ``shuffle``
+            (the rows of TRAIN).
 
     Subclasses say how to count, read and decode; they keep no open file, so that sources pickle and may be used from
     several threads.
@@ -114,8 +118,8 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def decode(self, rows: pa.RecordBatch, draw: Draw) -> dict[str, np.ndarray]:
-        """The raw arrays of rows: what travels to the device.
+    def decode(self, rows: Any, draw: Draw) -> dict[str, np.ndarray]:
+        """The raw arrays of rows (of :meth:`read` or :meth:`stream`): what travels to the device.
 
         Images are cropped, uint8 (float32 where rows hold floats) (n, C, h, w), under their top's name, with
         ``top:mirror`` bool (n,) where the layer mirrors and ``top:offset`` int32 (n, 2) where random crops meet a mean
@@ -133,7 +137,7 @@ class Source(ABC):
         """The columns of :meth:`frame` from those of :meth:`read`."""
         return rows
 
-    def is_slow(self, rows: pa.RecordBatch) -> bool:
+    def is_slow(self, rows: Any) -> bool:
         """Whether decoding rows like these is worth several threads."""
         return False
 
@@ -142,7 +146,31 @@ class Source(ABC):
         """Rows that a partition should have, unless the option ``partitions`` says how many there are."""
         return 4096
 
+    def stream(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[Rows]:
+        """As :meth:`read`, in whatever form :meth:`decode`, :meth:`ids` and :meth:`is_slow` take at the least cost."""
+        return self.read(start, stop, chunk)
+
+    def hold(self) -> AbstractContextManager[Any]:
+        """Keeps open what every read would open anew, while the feed runs."""
+        return nullcontext()
+
+    @property
+    def shuffle_window(self) -> int:
+        """Rows that shuffling mixes with each other, and so holds in memory at once."""
+        return self.target_rows
+
+    @property
+    def shuffle_piece(self) -> int | None:
+        """Rows that shuffling may read by themselves at little cost; None: only whole blocks of the index."""
+        return None
+
     # What all sources have.
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether each epoch has an order of its own: by the option ``shuffle`` in TRAIN, or as the layer says."""
+        own = {"ImageData": self.layer.image_data_param.shuffle, "HDF5Data": self.layer.hdf5_data_param.shuffle}
+        return bool(own.get(self.layer.type)) or (self.phase == "TRAIN" and bool(self.options.get("shuffle")))
 
     @property
     def where(self) -> str:
@@ -203,14 +231,15 @@ class Source(ABC):
         Yields:
             float32 arrays by top.
         """
-        plan = RowPlan(self.rows, 1)
+        seed = int(self.options.get("seed") or 0)
+        plan = RowPlan(self.rows, 1, Shuffle.of(self, seed) if self.shuffled else None)
         segments: Iterator[Segment] = plan.stream(0)
         if epochs is not None:
             segments = (Segment(epoch, 0, self.rows) for epoch in range(epochs))
-        for pieces in cut(self, segments, self.batch_size, int(self.options.get("seed") or 0)):
+        for pieces in cut(self, segments, self.batch_size, seed, plan.shuffle):
             yield self.finish(decode_pieces(self, pieces))
 
-    def ids(self, rows: pa.RecordBatch) -> list[str]:
+    def ids(self, rows: Any) -> list[str]:
         """The SampleID of each row."""
         found: list[str] = rows.column("id").to_pylist()
         return found

@@ -58,12 +58,13 @@ class _Ahead:
     def _read(self) -> None:
         """The reading thread: every outcome, errors and the end included, goes through the queue."""
         try:
-            for pieces in self._batches:
-                if self._threads is None:
-                    self._threads = _cpus() if self._source.is_slow(pieces[0].rows) else 1
-                if not self._put(self._decoding(pieces)):
-                    return
-            self._put(_done(None))
+            with self._source.hold():
+                for pieces in self._batches:
+                    if self._threads is None:
+                        self._threads = _cpus() if self._source.is_slow(pieces[0].rows) else 1
+                    if not self._put(self._decoding(pieces)):
+                        return
+                self._put(_done(None))
         except BaseException as error:
             self._put(_failed(error))
 
@@ -180,7 +181,7 @@ class Feed:
     ) -> None:
         self.batch_size = batch_size
         self.rows = 0
-        batches = cut(source, plan.stream(rank, first_batch * batch_size), batch_size, seed)
+        batches = cut(source, plan.stream(rank, first_batch * batch_size), batch_size, seed, plan.shuffle)
         self._ahead = _Ahead(source, batches, depth, threads, False, deadline)
 
     @property

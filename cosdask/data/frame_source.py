@@ -61,6 +61,11 @@ class FrameSource(ImageSource):
         names = self._first_names()
         return image_schema("HWC", pa.string(), floats="float_data" in names)
 
+    @property
+    def shuffle_piece(self) -> int:
+        """See :meth:`Source.shuffle_piece`: memory can be read from anywhere."""
+        return 64
+
     def _first_names(self) -> list[str]:
         if self.table is not None:
             return list(self.table.schema.names)

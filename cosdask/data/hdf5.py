@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -25,11 +25,6 @@ class Hdf5Source(Source):
     """The rows of an ``HDF5Data`` layer, in the order of the files; every top is a data set of numbers."""
 
     kind: ClassVar[str] = "HDF5Data"
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        if self.layer.hdf5_data_param.shuffle:
-            raise DataError(f"{self.where}: shuffle in hdf5_data_param cannot be done yet", layer=self.layer.name)
 
     @property
     def batch_size(self) -> int:

@@ -23,6 +23,9 @@ from cosdask.data.transform import Transform
 from cosdask.errors import ConfigError, DataError
 
 Shape = tuple[int, int, int]
+#: Rows that shuffling mixes with each other: at most so many, and no more than these bytes of raw pixels.
+WINDOW_ROWS = 8192
+WINDOW_BYTES = 128 << 20
 
 
 def image_schema(layout: str, label: pa.DataType, floats: bool = False) -> pa.Schema:
@@ -96,6 +99,12 @@ class ImageSource(Source):
             raise DataError(f"{self.where}: no rows in {self.place}, so the images' shape is unknown")
         height, width, channels = self._image(rows, 0, 0).shape
         return (channels, height, width), bool(rows.column("encoded")[0].as_py())
+
+    @property
+    def shuffle_window(self) -> int:
+        """See :meth:`Source.shuffle_window`: as many rows as fit in :data:`WINDOW_BYTES` as raw pixels."""
+        size = int(np.prod(self.image_shape, dtype=np.int64)) * self.dtype.itemsize
+        return max(64, min(WINDOW_ROWS, WINDOW_BYTES // size))
 
     @property
     @abstractmethod

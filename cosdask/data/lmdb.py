@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,8 @@ _LOG = logging.getLogger(__name__)
 _BLOCK_ROWS = 1024
 _BLOCK_BYTES = 16 << 20
 _PARTITION_BYTES = 64 << 20
+#: Rows that shuffling reads from one place.
+_SHUFFLE_PIECE = 64
 
 # LMDB forbids opening a file twice in a process: all readers share one environment, and the last one closes it.
 _OPEN: dict[str, tuple[Any, int]] = {}
@@ -137,6 +139,15 @@ class LmdbSource(ImageSource):
     def target_rows(self) -> int:
         """Rows of a partition, so that it takes a moderate part of memory."""
         return min(8 * _BLOCK_ROWS, max(1, _PARTITION_BYTES // self.row_bytes))
+
+    @property
+    def shuffle_piece(self) -> int:
+        """See :meth:`Source.shuffle_piece`: passing over the keys between two pieces reads no values."""
+        return _SHUFFLE_PIECE
+
+    def hold(self) -> AbstractContextManager[Any]:
+        """See :meth:`Source.hold`: the open LMDB."""
+        return open_lmdb(self.path)
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:

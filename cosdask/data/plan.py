@@ -2,7 +2,8 @@
 
 Without shuffling, epoch e gives rank r the r-th of N contiguous ranges of the rows in storage order. Sizes differ by
 one at most; the ``extra = rows mod N`` larger ranges go to ranks ``(e * extra + k) mod N`` for ``k < extra``, so over
-the epochs every rank gets them in turn and none runs ahead.
+the epochs every rank gets them in turn and none runs ahead. With shuffling these are ranges of the epoch's own order
+(:class:`~cosdask.data.shuffle.Shuffle`), which does not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cosdask.data.shuffle import Shuffle
 from cosdask.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows ``start`` to ``stop`` (excluded) of one epoch."""
+    """Positions ``start`` to ``stop`` (excluded) of one epoch; without shuffling they are the rows' own numbers."""
 
     epoch: int
     start: int
@@ -34,12 +36,11 @@ class RowPlan:
     Args:
         rows: rows of the source.
         ranks: how many ranks share them.
-        seed: of the shuffling.
-        shuffle: whether each epoch has an order of its own (not yet).
+        shuffle: the order of each epoch; None for storage order.
 
     Raises:
         DataError: no rows.
-        ConfigError: no ranks, or shuffling asked for.
+        ConfigError: no ranks, or a shuffle of another number of rows.
 
     Example:
         >>> plan = RowPlan(rows=5, ranks=2)
@@ -49,19 +50,18 @@ class RowPlan:
 
     rows: int
     ranks: int
-    seed: int = 0
-    shuffle: bool = False
+    shuffle: Shuffle | None = None
 
     def __post_init__(self) -> None:
         if self.rows < 1:
             raise DataError("the source has no rows, so there is nothing to read", rows=self.rows)
         if self.ranks < 1:
             raise ConfigError(f"{self.ranks} ranks asked for; at least 1 is needed", ranks=self.ranks)
-        if self.shuffle:
-            raise ConfigError("shuffling rows is not built yet; store them shuffled, or leave shuffle off")
+        if self.shuffle is not None and self.shuffle.starts[-1] != self.rows:
+            raise ConfigError(f"an order of {self.shuffle.starts[-1]} rows for a plan of {self.rows}")
 
     def range(self, rank: int, epoch: int) -> Segment:
-        """The rows that ``rank`` reads in ``epoch`` (none for some epochs when there are more ranks than rows)."""
+        """The positions that ``rank`` reads in ``epoch`` (none for some epochs when there are more ranks than rows)."""
         base, extra = divmod(self.rows, self.ranks)
         first = epoch * extra % self.ranks
         end = first + extra

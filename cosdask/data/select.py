@@ -16,7 +16,7 @@ from cosdask.storage import parent, resolve
 
 _PHASES = ("TRAIN", "TEST")
 #: Options of a run that sources know, by their names there and here.
-_CONFIG_OPTIONS = {"resize": "resize", "lmdb_partitions": "partitions", "seed": "seed"}
+_CONFIG_OPTIONS = {"resize": "resize", "lmdb_partitions": "partitions", "seed": "seed", "shuffle": "shuffle"}
 
 
 def get_source(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from types import ModuleType
 from typing import Any, ClassVar
@@ -50,6 +51,30 @@ class ZippedSource(Source):
     def target_rows(self) -> int:
         """Rows of a partition: the smallest of the sources' wishes."""
         return min(source.target_rows for source in self.sources)
+
+    @property
+    def shuffled(self) -> bool:
+        """See :meth:`Source.shuffled`: where one source is shuffled all are, for their rows stay side by side."""
+        return any(source.shuffled for source in self.sources)
+
+    @property
+    def shuffle_window(self) -> int:
+        """See :meth:`Source.shuffle_window`: what the source of the largest rows can hold."""
+        return min(source.shuffle_window for source in self.sources)
+
+    @property
+    def shuffle_piece(self) -> int | None:
+        """See :meth:`Source.shuffle_piece`: pieces only where all sources can read them."""
+        pieces = [source.shuffle_piece for source in self.sources]
+        return None if None in pieces else max(piece or 0 for piece in pieces)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """See :meth:`Source.hold`."""
+        with ExitStack() as stack:
+            for source in self.sources:
+                stack.enter_context(source.hold())
+            yield
 
     @cached_property
     def schema(self) -> pa.Schema:

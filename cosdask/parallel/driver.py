@@ -132,8 +132,7 @@ class CaffeOnDask:
             param.test_interval = 0
         folder = RunFolder(run_folder_for(prepare.absolute(config.model)))
         if config.resume:
-            config = Config.from_dict({**config.to_dict(), "snapshot": _newest_state(folder), "resume": False})
-            param.random_seed = folder.read_run()["seed"]
+            config, param.random_seed = _resumed(config, folder)
         members = self._members(client)
         check_free(client, members)
         job = self._job(client, config, param, members, source, validation, validate)
@@ -267,6 +266,15 @@ class CaffeOnDask:
     def _members(self, client: Client) -> list[Member]:
         config = self.config
         return wait_for_members(client, config.clusterSize, config.min_workers, config.worker_deadline)
+
+
+def _resumed(config: Config, folder: RunFolder) -> tuple[Config, int]:
+    """The options and the seed to go on with: what decides the rows' order is the run's own, whatever is asked now."""
+    options, run = config.to_dict(), folder.read_run()
+    if config.shuffle and not run.get("shuffle"):
+        raise ConfigError("--resume: the run was begun without --shuffle; leave it out to go on.", option="shuffle")
+    options.update(snapshot=_newest_state(folder), resume=False, shuffle=bool(run.get("shuffle")))
+    return Config.from_dict(options), run["seed"]
 
 
 def _newest_state(folder: RunFolder) -> str:

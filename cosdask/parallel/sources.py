@@ -38,13 +38,11 @@ def source_options(config: Config) -> dict[str, Any]:
     Raises:
         ConfigError: for those that sources cannot do yet; none is left out without a word.
     """
-    if config.shuffle:
-        raise ConfigError("--shuffle cannot be done yet: write the rows in a random order instead.", option="shuffle")
     if config.on_bad_rows != "error":
         raise ConfigError(
             f"--on-bad-rows {config.on_bad_rows} cannot be done yet; a bad row ends the run.", option="on_bad_rows"
         )
-    options = {"resize": config.resize, "partitions": config.lmdb_partitions}
+    options = {"resize": config.resize, "partitions": config.lmdb_partitions, "shuffle": config.shuffle}
     return {name: value for name, value in options.items() if value}
 
 
@@ -67,7 +65,7 @@ def source_spec(client: Client, source: Any, solver: str, phase: str, options: d
     if isinstance(source, FrameSource) and source.table is not None:
         source = source.table.to_pandas(types_mapper=pd.ArrowDtype)
     if isinstance(source, Source):
-        return source.spec()
+        return _with_options(source.spec(), options)
     if isinstance(source, str | os.PathLike):
         path = absolute(os.fspath(source))
         (spec,) = results_of([client.submit(_spec_of_path, solver, phase, path, options, pure=False)])
@@ -79,6 +77,13 @@ def source_spec(client: Client, source: Any, solver: str, phase: str, options: d
     raise ConfigError(
         f"a source is a path, a cosdask Source, a pandas or a dask dataframe, not {type(source).__name__}."
     )
+
+
+def _with_options(spec: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """A source's specification with the run's options, which count before the source's own."""
+    if "sources" in spec:
+        return {**spec, "sources": [_with_options(part, options) for part in spec["sources"]]}
+    return {**spec, "options": {**spec["options"], **options}}
 
 
 def _data_layer(solver: str, phase: str) -> caffe_pb2.LayerParameter:

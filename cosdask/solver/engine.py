@@ -10,7 +10,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosdask import device
-from cosdask.data import Feed, RowPlan, Source, get_source, window
+from cosdask.data import Feed, RowPlan, Shuffle, Source, get_source, window
 from cosdask.errors import SolverError
 from cosdask.nn.execute import Params
 from cosdask.nn.net import Net
@@ -59,6 +59,7 @@ class Settings:
         seed: replaces the solver's ``random_seed``; -1 draws one.
         threads: decoding threads of each feed; None chooses by the cores.
         test_at_start: validate before the first iteration; None: as the solver's ``test_initialization`` says.
+        options: of the TRAIN source, where the engine opens it itself (see :class:`cosdask.data.Source`).
     """
 
     path: str | None = None
@@ -69,6 +70,7 @@ class Settings:
     seed: int | None = None
     threads: int | None = None
     test_at_start: bool | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -126,13 +128,14 @@ class Engine:
         self.param, self.settings = param, settings
         self.seed = solver_seed(param, settings.seed)
         net = train_net(param, settings.path).open(seed=self.seed)
-        self.source = source if source is not None else get_source(net, phase="TRAIN")
+        self.source = source if source is not None else get_source(net, phase="TRAIN", options=settings.options)
         self.step_functions = TrainStep(net, param, self.source.finish, self.seed)
         self.iteration = 0
         self.state = self._first_state(net)
         self._shown_params: tuple[State, Params] | None = None
         self.net = self.step_functions.net = TrainNet(net, self)
-        self.plan = RowPlan(self.source.rows, settings.world, seed=self.seed)
+        shuffle = Shuffle.of(self.source, self.seed) if self.source.shuffled else None
+        self.plan = RowPlan(self.source.rows, settings.world, shuffle)
         self._test_sources = test_sources
         self._tests: list[Test] | None = None
         self._feeds: list[Feed] | None = None

@@ -33,6 +33,7 @@ class Solver:
             that a group of as many workers makes.
         on_event: called with every event (:mod:`cosdask.events`).
         seed: replaces the solver's ``random_seed``.
+        shuffle: visit the training rows in a new order each epoch.
 
     Raises:
         ProtoError, SolverError, NetError, DataError, WeightsError: naming file and place.
@@ -46,12 +47,19 @@ class Solver:
         ranks: int = 1,
         on_event: Callable[[Event], None] = _ignore,
         seed: int | None = None,
+        shuffle: bool = False,
     ) -> None:
         if ranks < 1:
             raise SolverError(f"ranks (={ranks}) must be 1 or more.")
         param, path = solver_message(path_or_url)
         settings = Settings(
-            path=path, weights=weights, snapshot=snapshot, world=ranks, ranks=tuple(range(ranks)), seed=seed
+            path=path,
+            weights=weights,
+            snapshot=snapshot,
+            world=ranks,
+            ranks=tuple(range(ranks)),
+            seed=seed,
+            options={"shuffle": shuffle},
         )
         self.param: caffe_pb2.SolverParameter = param
         self.engine = Engine(param, settings)

@@ -84,7 +84,7 @@ def test_windows_cut_positions_evenly(first: int, count: int, rows: int, ranks: 
 
 
 def test_what_cannot_work_is_refused() -> None:
-    """No rows, no ranks, a rank that is none, and shuffling (not built yet) are errors at once."""
+    """No rows, no ranks and a rank that is none are errors at once."""
     with pytest.raises(DataError, match="no rows"):
         RowPlan(0, 1)
     with pytest.raises(DataError, match="no rows"):
@@ -93,5 +93,3 @@ def test_what_cannot_work_is_refused() -> None:
         RowPlan(1, 0)
     with pytest.raises(ConfigError, match="rank 2"):
         RowPlan(4, 2).segments(2, 0, 1)
-    with pytest.raises(ConfigError, match="shuffl"):
-        RowPlan(4, 2, shuffle=True)

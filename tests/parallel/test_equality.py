@@ -25,9 +25,9 @@ def assert_close(found: cosdask.Net, wanted: cosdask.Net, tolerance: float = 1e-
             assert np.abs(mine - other).max() <= tolerance * np.abs(other).max(), name
 
 
-def solved(problem: Problem, ranks: int) -> cosdask.Net:
+def solved(problem: Problem, ranks: int, shuffle: bool = False) -> cosdask.Net:
     """The net that one process makes of all ranks' batches."""
-    with cosdask.Solver(problem.solver, ranks=ranks) as solver:
+    with cosdask.Solver(problem.solver, ranks=ranks, shuffle=shuffle) as solver:
         solver.step(solver.param.max_iter)
         return solver.net
 
@@ -52,6 +52,15 @@ def test_three_workers_are_one_process_with_three_ranks(
     result = cosdask.CaffeOnDask(client, config(made)).train()
     assert result.status == "done"
     assert_close(result.net, solved(made, ranks=3), 5e-5 if "dropout" in settings else 1e-5)
+
+
+def test_shuffled_workers_are_one_process_and_a_resume_goes_on(client: Client, problem: Callable[..., Problem]) -> None:
+    """``shuffle`` gives all ranks the same order; ``--resume`` goes on in it without being told."""
+    made = problem(rows=101, augmented=True, settings="max_iter: 6")
+    cosdask.CaffeOnDask(client, config(made, clusterSize=2, shuffle=True)).train()
+    made.solver.write_text(made.solver.read_text().replace("max_iter: 6", "max_iter: 15"))
+    resumed = cosdask.CaffeOnDask(client, config(made, clusterSize=2, resume=True)).train()
+    assert_close(resumed.net, solved(made, ranks=2, shuffle=True))
 
 
 def test_one_worker_is_the_bare_solver(client: Client, problem: Callable[..., Problem]) -> None:
