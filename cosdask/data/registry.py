@@ -11,16 +11,21 @@ from cosdask.data.dataframe import ParquetSource
 from cosdask.data.frame_source import FrameSource
 from cosdask.data.hdf5 import Hdf5Source
 from cosdask.data.lmdb import LmdbSource
+from cosdask.data.sequence import SequenceSource
 from cosdask.errors import ConfigError, DataError, did_you_mean
 from cosdask.proto import caffe_pb2
 
 #: The Java package whose class names CaffeOnSpark's prototxt files carry.
 _JAVA = "com.yahoo.ml.caffe."
-_NOT_YET = ("SeqImageDataSource", "DataFrameSource")
+_NOT_YET = ("DataFrameSource",)
 _LAYERS_NOT_YET = ("ImageData", "WindowData")
 
 Opener = Callable[[caffe_pb2.LayerParameter, str, str | None, dict[str, Any]], Source]
-_CLASSES: dict[str, Opener] = {"LMDB": LmdbSource, "ImageDataFrame": ParquetSource}
+_CLASSES: dict[str, Opener] = {
+    "LMDB": LmdbSource,
+    "ImageDataFrame": ParquetSource,
+    "SeqImageDataSource": SequenceSource,
+}
 
 _USERS: dict[str, type] = {}
 
@@ -74,7 +79,7 @@ def register_source(name: str) -> Callable[[T], T]:
     """
 
     def register(cls: T) -> T:
-        if name.removeprefix(_JAVA) in ("LMDB", "ImageDataFrame", *_NOT_YET):
+        if name.removeprefix(_JAVA) in ("LMDB", "ImageDataFrame", "SeqImageDataSource", *_NOT_YET):
             raise ConfigError(f'register_source("{name}"): this name is one of cosdask\'s own')
         if issubclass(cls, Source):
             _CLASSES[name] = cls

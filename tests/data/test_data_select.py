@@ -111,7 +111,6 @@ def test_what_cannot_be_found_is_named(folder: Path, tmp_path: Path) -> None:
         ('type: "Data" data_param { source: "x" batch_size: 1 }', DataError, "LevelDB"),
         ('type: "MemoryData" source_class: "LMBD"', ConfigError, 'Did you mean "LMDB"'),
         ('type: "MemoryData"', ConfigError, "source_class"),
-        ('type: "MemoryData" source_class: "com.yahoo.ml.caffe.SeqImageDataSource"', DataError, "yet"),
         ('type: "CoSData" source_class: "DataFrameSource"', DataError, "yet"),
         ('type: "ImageData"', DataError, "yet"),
         ('type: "Convolution"', DataError, "is no data layer"),
