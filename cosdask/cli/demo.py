@@ -169,7 +169,7 @@ def _extract(client: Any, config: Config, folder: Path) -> tuple[Any, Any]:
     """Writes ``ip1`` of all digits as parquet; frames of the training and the test digits, with ``ip2`` as well."""
     import pyarrow.parquet as pq
 
-    from cosdask.cli.results import as_table
+    from cosdask.data.table_files import as_table
     from cosdask.parallel import CaffeOnDask
 
     _step("Features: ip1, the 500 numbers behind the last layer, of every digit")

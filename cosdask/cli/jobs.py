@@ -145,9 +145,9 @@ def _test(job: Any, config: Config) -> None:
 
 
 def _features(job: Any, config: Config) -> None:
-    from cosdask.cli.results import write_features
+    from cosdask.data import write_table
 
     if not config.output:
         raise ConfigError("no place for the features: name a directory with -output DIR", option="output")
-    rows = write_features(job.features(), config.output, config.outputFormat, config.overwrite)
+    rows = write_table(job.features(), config.output, config.outputFormat, config.overwrite)
     print(f"features: {config.output} ({rows} rows)")

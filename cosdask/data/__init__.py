@@ -9,6 +9,7 @@ from cosdask.data.plan import RowPlan, Segment, window
 from cosdask.data.registry import is_data_layer, layer_top_shapes, open_source, register_source, registered_sources
 from cosdask.data.select import get_source
 from cosdask.data.shuffle import Shuffle
+from cosdask.data.table_files import write_table
 from cosdask.data.writers import write_lmdb, write_parquet
 from cosdask.data.zipped import ZippedSource
 
@@ -35,4 +36,5 @@ __all__ = [
     "window",
     "write_lmdb",
     "write_parquet",
+    "write_table",
 ]

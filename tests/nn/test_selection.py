@@ -56,12 +56,22 @@ def test_a_row_index_outside_of_the_batch_shows_as_nan(wrong: int) -> None:
     assert np.isfinite(top[0]).all() and np.isnan(top[1]).all()
 
 
-@pytest.mark.parametrize("wrong", [-1, 4])
+@pytest.mark.parametrize("wrong", [-2, 4])
 def test_an_embedded_id_without_a_row_shows_as_nan(wrong: int) -> None:
     """The same for Embed."""
     layer = build('type: "Embed" embed_param { num_output: 2 input_dim: 4 }', (2,))
     (top,) = run(layer, [floats(3, wrong)], [normal(0, 4, 2), normal(1, 2)])
     assert np.isfinite(top[0]).all() and np.isnan(top[1]).all()
+
+
+def test_embed_of_padding_is_a_row_of_zeros_that_learns_nothing() -> None:
+    """-1 fills up CaffeOnSpark's caption vectors; real Caffe read beyond its table there."""
+    layer = build('type: "Embed" embed_param { num_output: 2 input_dim: 4 bias_term: false }', (2,))
+    table = jnp.asarray(normal(0, 4, 2))
+    (top,) = run(layer, [floats(3, -1)], [table])
+    assert top[0].tolist() == table[3].tolist() and not top[1].any()
+    (by_row,) = jax.grad(lambda weights: run(layer, [floats(3, -1)], weights)[0].sum())([table])
+    assert by_row[:, 0].tolist() == [0, 0, 0, 1]
 
 
 def test_embed_gathers_rows_and_sums_their_gradients() -> None:

@@ -16,7 +16,8 @@ class Embed(Layer):
     """Replaces each id in the bottom with its row of the weight, plus a bias shared by all ids.
 
     Bottom (...) of ids in [0, input_dim), top (..., num_output). Weights: (input_dim, num_output) and, unless
-    ``bias_term`` is false, (num_output,). An id outside of the range gives NaN.
+    ``bias_term`` is false, (num_output,). The id -1, which fills up CaffeOnSpark's caption vectors, stands for a row of
+    zeros that nothing is learned from. Any other id outside of the range gives NaN.
     """
 
     no_gradient = (0,)
@@ -40,7 +41,9 @@ class Embed(Layer):
     def forward(self, weights: Sequence[Array], bottoms: Sequence[Array], rng: Array | None) -> list[Array]:
         """Look the rows up."""
         table = weights[0]
-        rows = jnp.take(table, checked_rows(bottoms[0], table.shape[0]), axis=0, mode="fill")
+        padding = lax.stop_gradient(bottoms[0]) == -1
+        ids = checked_rows(jnp.where(padding, 0, bottoms[0]), table.shape[0])
+        rows = jnp.where(padding[..., None], 0.0, jnp.take(table, ids, axis=0, mode="fill"))
         if len(weights) == 1:
             return [rows]
         return [rows + lax.expand_dims(weights[1], range(rows.ndim - 1))]

@@ -1,7 +1,8 @@
 """Recurrent layers over whole sequences (LSTM, RNN), and the single step LSTMUnit.
 
 Sequences run along axis 0 and samples along axis 1. The sequence indicator ``cont`` (T, N) is 0 where a sequence
-starts, which forgets the state before it, and 1 where it goes on.
+starts, which forgets the state before it, and 1 where it goes on. Caption tables of CaffeOnSpark end in -1, which
+counts as 0.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class _Recurrent(Layer):
         if self.exposed:
             state = [lax.stop_gradient(bottom[0]) for bottom in bottoms[-self.n_state :]]
         sums = self._input_sums(weights, bottoms)
-        cont = lax.stop_gradient(bottoms[1]).astype(sums.dtype)[:, :, None]
+        cont = jnp.maximum(lax.stop_gradient(bottoms[1]).astype(sums.dtype), 0)[:, :, None]
         first = tuple(blob.astype(sums.dtype) for blob in state)
         last, outputs = self.scan(weights[2 + self.static :], first, sums, cont)
         if self.exposed:
