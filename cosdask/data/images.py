@@ -7,18 +7,19 @@ as in Datums) or interleaved (``HWC``, as in dataframes); the schema's metadata 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from cosdask.data.base import Source
+from cosdask.data.base import CHUNK, Source
+from cosdask.data.buffers import Buffers
 from cosdask.data.decode import COLOR, GRAY, UNCHANGED, decode_image, flag_for, resize_image, to_planes
 from cosdask.data.draw import Draw
+from cosdask.data.image_rows import ImageRows
 from cosdask.data.transform import Transform
 from cosdask.errors import ConfigError, DataError
 
@@ -26,6 +27,8 @@ Shape = tuple[int, int, int]
 #: Rows that shuffling mixes with each other: at most so many, and no more than these bytes of raw pixels.
 WINDOW_ROWS = 8192
 WINDOW_BYTES = 128 << 20
+#: Raw images below this many bytes are copied together, larger ones each to its place.
+_SMALL = 16 << 10
 
 
 def image_schema(layout: str, label: pa.DataType, floats: bool = False) -> pa.Schema:
@@ -94,11 +97,11 @@ class ImageSource(Source):
 
     @cached_property
     def _first_image(self) -> tuple[Shape, bool]:
-        rows = next(self.read(0, 1, 1), None) if self.rows else None
+        rows = next(self.stream(0, 1, 1), None) if self.rows else None
         if rows is None:
             raise DataError(f"{self.where}: no rows in {self.place}, so the images' shape is unknown")
         height, width, channels = self._image(rows, 0, 0).shape
-        return (channels, height, width), bool(rows.column("encoded")[0].as_py())
+        return (channels, height, width), rows.encoded[0]
 
     @property
     def shuffle_window(self) -> int:
@@ -125,8 +128,17 @@ class ImageSource(Source):
 
     # From rows to arrays.
 
-    def decode(self, rows: pa.RecordBatch, draw: Draw) -> dict[str, np.ndarray]:
+    @cached_property
+    def _buffers(self) -> Buffers:
+        return Buffers()
+
+    def stream(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[ImageRows]:
+        """See :meth:`Source.stream`: views of the images' bytes."""
+        return map(ImageRows.of, self.read(start, stop, chunk))
+
+    def decode(self, rows: ImageRows | pa.RecordBatch, draw: Draw) -> dict[str, np.ndarray]:
         """See :meth:`Source.decode`."""
+        rows = _views(rows)
         top = self.layer.top[0]
         images, offsets = self._block(rows, draw) or self._one_by_one(rows, draw)
         found = {top: images, **self.transform.extras(top, offsets, draw)}
@@ -151,62 +163,74 @@ class ImageSource(Source):
                     rows = rows.set_column(rows.schema.get_field_index(name), name, self._interleaved(rows, name))
         return rows.replace_schema_metadata({"layout": "HWC"})
 
-    def is_slow(self, rows: pa.RecordBatch) -> bool:
+    def is_slow(self, rows: ImageRows | pa.RecordBatch) -> bool:
         """See :meth:`Source.is_slow`: copying raw pixels is not, decoding and resizing are."""
-        return bool(pc.any(rows.column("encoded")).as_py()) or bool(self.memory and self.options.get("resize"))
+        return any(_views(rows).encoded) or bool(self.memory and self.options.get("resize"))
+
+    def ids(self, rows: ImageRows | pa.RecordBatch) -> list[str]:
+        """See :meth:`Source.ids`."""
+        return _views(rows).ids
 
     def _interleaved(self, rows: pa.RecordBatch, name: str) -> pa.Array:
-        column = rows.column(name)
+        own = ImageRows.of(rows)
+        cells = own.data if name == "data" else own.floats or []
         values: list[Any] = []
-        for i in range(rows.num_rows):
-            if not column[i].is_valid or (name == "data" and rows.column("encoded")[i].as_py()):
-                values.append(column[i].as_py())
+        for i, cell in enumerate(cells):
+            if cell is None or (name == "data" and own.encoded[i]):
+                values.append(cell)
                 continue
-            pixels = np.ascontiguousarray(self._raw(rows, i, i))
+            pixels = np.ascontiguousarray(self._raw(own, i, i))
             values.append(pixels.tobytes() if name == "data" else pixels.ravel())
-        return pa.array(values, column.type)
+        return pa.array(values, rows.column(name).type)
 
-    def _block(self, rows: pa.RecordBatch, draw: Draw) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """All rows at once, when they are raw and of one size; None when each needs its own look."""
-        sizes = np.stack([rows.column(name).to_numpy() for name in ("channels", "height", "width")])
-        if self.memory:
-            sizes = np.where(sizes > 0, sizes, np.array(self.image_shape, sizes.dtype)[:, None])
-        if rows.num_rows == 0 or not (sizes == sizes[:, :1]).all() or pc.any(rows.column("encoded")).as_py():
+    def _block(self, rows: ImageRows, draw: Draw) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """All rows without a look at each, when they are raw and of one size that fits; None otherwise."""
+        if rows.num_rows == 0 or any(rows.encoded) or len(set(rows.sizes)) > 1:
             return None
-        shape: Shape = (int(sizes[0, 0]), int(sizes[1, 0]), int(sizes[2, 0]))
-        flat = self._flat(rows, int(np.prod(shape, dtype=np.int64)))
-        if flat is None or min(shape) < 1 or not self._fits(shape):
+        shape = self._size(rows, 0)
+        if min(shape) < 1 or not self._fits(shape):
             return None
-        if rows.schema.metadata[b"layout"] == b"CHW":
-            pixels = flat.reshape(-1, *shape)
-        else:
-            pixels = flat.reshape(-1, shape[1], shape[2], shape[0]).transpose(0, 3, 1, 2)
-        if not self.transform.crop:
-            return np.ascontiguousarray(pixels), None
+        cells: list[Any] = rows.data if rows.floats is None else rows.floats
+        length = shape[0] * shape[1] * shape[2]
+        if not all(cell is not None and len(cell) == length for cell in cells):
+            return None
+        if self.dtype == np.uint8 and length < _SMALL:
+            together = np.frombuffer(b"".join(cells), np.uint8).reshape(len(cells), *_stored(shape, rows.layout))
+            if not self.transform.crop and rows.layout == "CHW":
+                return together, None
+            cells = list(together)
+        return self._copied(cells, shape, rows.layout, draw)
+
+    def _copied(self, cells: list[Any], shape: Shape, layout: str, draw: Draw) -> tuple[np.ndarray, np.ndarray | None]:
+        """Raw images, each cropped on its way from where it lies to its place in the batch."""
         size = self.transform.crop
-        offsets = self.transform.offsets(sizes[1].astype(np.int64), sizes[2].astype(np.int64), draw)
-        if not self.transform.random_crop:
-            down, right = offsets[0].tolist()
-            return np.ascontiguousarray(pixels[:, :, down : down + size, right : right + size]), offsets
-        images = np.empty((len(pixels), shape[0], size, size), pixels.dtype)
-        for i, (down, right) in enumerate(offsets.tolist()):
-            images[i] = pixels[i, :, down : down + size, right : right + size]
+        images = self._buffers.empty((len(cells), *self.transform.out_shape(self.image_shape)), self.dtype)
+        offsets, corners = None, [[0, 0]] * len(cells)
+        high, wide = (size, size) if size else shape[1:]
+        if size:
+            sizes = np.tile(np.array(shape[1:], np.int64), (len(cells), 1))
+            offsets = self.transform.offsets(sizes[:, 0], sizes[:, 1], draw)
+            corners = offsets.tolist()
+        stored = _stored(shape, layout)
+        for cell, planes, (down, right) in zip(cells, images, corners, strict=True):
+            pixels = np.frombuffer(cell, self.dtype).reshape(stored)
+            if layout == "CHW":
+                planes[...] = pixels[:, down : down + high, right : right + wide]
+            else:
+                to_planes(pixels[down : down + high, right : right + wide], planes)
         return images, offsets
 
-    def _flat(self, rows: pa.RecordBatch, length: int) -> np.ndarray | None:
-        """All rows' pixels behind each other, when each row has ``length`` of them."""
-        column = rows.column("float_data" if self.dtype == np.float32 else "data")
-        if column.null_count:
-            return None
-        if self.dtype == np.float32:
-            lengths = pc.list_value_length(column)
-            same = pc.all(pc.equal(lengths, length)).as_py()
-            return column.flatten().to_numpy() if same else None
-        _, ends, values = column.buffers()
-        offsets = np.frombuffer(ends, np.int32, len(column) + 1, column.offset * 4)
-        if values is None or (np.diff(offsets) != length).any():
-            return None
-        return np.frombuffer(values, np.uint8)[offsets[0] : offsets[-1]]
+    def _size(self, rows: ImageRows, i: int) -> Shape:
+        """A raw row's (channels, height, width); what the row does not give is the layer's."""
+        channels, height, width = rows.sizes[i]
+        if self.memory:
+            own = self.image_shape
+            return (
+                channels if channels > 0 else own[0],
+                height if height > 0 else own[1],
+                width if width > 0 else own[2],
+            )
+        return channels, height, width
 
     def _fits(self, shape: Shape) -> bool:
         """Whether images of this size need nothing but the crop."""
@@ -216,27 +240,25 @@ class ImageSource(Source):
             return shape == self.image_shape
         return shape[0] == self.image_shape[0] and min(shape[1:]) >= self.transform.crop
 
-    def _one_by_one(self, rows: pa.RecordBatch, draw: Draw) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows that are encoded or of different sizes."""
-        images = [self._image(rows, i, int(draw.rows[i])) for i in range(rows.num_rows)]
-        for i, image in enumerate(images):
-            self._check(image, rows, i, int(draw.rows[i]))
-        out = np.empty((len(images), *self.transform.out_shape(self.image_shape)), self.dtype)
-        if not self.transform.crop:
-            for image, planes in zip(images, out, strict=True):
-                to_planes(image, planes)
-            return out, None
-        heights = np.array([image.shape[0] for image in images], np.int64)
-        widths = np.array([image.shape[1] for image in images], np.int64)
-        offsets, size = self.transform.offsets(heights, widths, draw), self.transform.crop
-        for image, planes, (down, right) in zip(images, out, offsets.tolist(), strict=True):
-            to_planes(image[down : down + size, right : right + size], planes)
-        return out, offsets
+    def _one_by_one(self, rows: ImageRows, draw: Draw) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows that are encoded or of different sizes: one is decoded and cropped before the next."""
+        size = self.transform.crop
+        images = self._buffers.empty((rows.num_rows, *self.transform.out_shape(self.image_shape)), self.dtype)
+        offsets = np.zeros((rows.num_rows, 2), np.int32) if size else None
+        corner = self.transform.corners(draw)
+        for i, (row, planes) in enumerate(zip(draw.rows.tolist(), images, strict=True)):
+            image = self._image(rows, i, row)
+            self._check(image, rows, i, row)
+            if offsets is not None:
+                down, right = offsets[i] = corner(i, image.shape[0], image.shape[1])
+                image = image[down : down + size, right : right + size]
+            to_planes(image, planes)
+        return images, offsets
 
-    def _image(self, rows: pa.RecordBatch, i: int, row: int) -> np.ndarray:
+    def _image(self, rows: ImageRows, i: int, row: int) -> np.ndarray:
         """One row's pixels, (H, W, C), resized where that is asked for."""
         try:
-            image = self._encoded(rows, i) if rows.column("encoded")[i].as_py() else self._raw(rows, i, row)
+            image = self._encoded(rows, i) if rows.encoded[i] else self._raw(rows, i, row)
         except DataError as error:
             if "row" in error.where:
                 raise
@@ -245,42 +267,34 @@ class ImageSource(Source):
             image = resize_image(image, *self.image_shape[1:])
         return image
 
-    def _encoded(self, rows: pa.RecordBatch, i: int) -> np.ndarray:
-        data = rows.column("data")[i].as_buffer()
+    def _encoded(self, rows: ImageRows, i: int) -> np.ndarray:
+        data = rows.data[i]
         if data is None:
             raise DataError("the column data is empty")
         if not self.memory:
             param = self.transform.param
             flag = COLOR if param.force_color else GRAY if param.force_gray else UNCHANGED
-            return decode_image(memoryview(data), flag)
-        height, width = rows.column("height")[i].as_py(), rows.column("width")[i].as_py()
+            return decode_image(data, flag)
+        _, height, width = rows.sizes[i]
         if height < 1 or width < 1:
-            return decode_image(memoryview(data), flag_for(self.image_shape[0]))
-        image = decode_image(memoryview(data), UNCHANGED)
+            return decode_image(data, flag_for(self.image_shape[0]))
+        image = decode_image(data, UNCHANGED)
         if image.shape[:2] != (height, width):
             raise DataError(f"says {height} x {width}, but its image is {image.shape[0]} x {image.shape[1]}")
         return image
 
-    def _raw(self, rows: pa.RecordBatch, i: int, row: int) -> np.ndarray:
-        """A raw row's pixels, (H, W, C); sizes that the row does not give are the layer's."""
-        shape = [int(rows.column(name)[i].as_py()) for name in ("channels", "height", "width")]
-        if self.memory:
-            shape = [own if own > 0 else layers for own, layers in zip(shape, self.image_shape, strict=True)]
-        channels, height, width = shape
-        if "float_data" in rows.schema.names:
-            cell = rows.column("float_data")[i]
-            pixels = cell.values.to_numpy() if cell.is_valid else np.empty(0, np.float32)
-        else:
-            buffer = rows.column("data")[i].as_buffer()
-            pixels = np.frombuffer(b"" if buffer is None else buffer, np.uint8)
+    def _raw(self, rows: ImageRows, i: int, row: int) -> np.ndarray:
+        """A raw row's pixels, (H, W, C)."""
+        shape = channels, height, width = self._size(rows, i)
+        cell: Any = rows.data[i] if rows.floats is None else rows.floats[i]
+        pixels = np.frombuffer(b"" if cell is None else cell, self.dtype)
         if min(shape) < 1 or pixels.size != channels * height * width:
             text = f"{pixels.size} values for {channels} x {height} x {width} (channels, height, width)"
             raise self._bad(rows, i, row, text)
-        if rows.schema.metadata[b"layout"] == b"CHW":
-            return pixels.reshape(channels, height, width).transpose(1, 2, 0)
-        return pixels.reshape(height, width, channels)
+        stored = pixels.reshape(_stored(shape, rows.layout))
+        return stored.transpose(1, 2, 0) if rows.layout == "CHW" else stored
 
-    def _check(self, image: np.ndarray, rows: pa.RecordBatch, i: int, row: int) -> None:
+    def _check(self, image: np.ndarray, rows: ImageRows, i: int, row: int) -> None:
         """Refuse an image that does not fit the tops."""
         height, width, channels = image.shape
         if channels != self.image_shape[0]:
@@ -297,23 +311,28 @@ class ImageSource(Source):
             return
         raise self._bad(rows, i, row, text)
 
-    def _labels(self, rows: pa.RecordBatch, draw: Draw) -> np.ndarray:
+    def _labels(self, rows: ImageRows, draw: Draw) -> np.ndarray:
         """The labels, float32 (n,); text must be whole numbers."""
-        column = rows.column("label")
-        if column.null_count:
-            i = pc.index(column.is_null(), True).as_py()
-            raise self._bad(rows, i, int(draw.rows[i]), "the column label is empty")
-        if not pa.types.is_string(column.type):
-            return column.to_numpy(zero_copy_only=False).astype(np.float32)
-        found = np.empty(len(column), np.float32)
-        for i, text in enumerate(column.to_pylist()):
+        found = np.empty(rows.num_rows, np.float32)
+        for i, label in enumerate(rows.labels):
             try:
-                found[i] = int(text)
-            except ValueError as error:
-                reason = f"the label {text!r} in the column label is not a whole number"
+                found[i] = int(label)
+            except (TypeError, ValueError) as error:
+                reason = f"the label {label!r} in the column label is not a whole number"
+                if label is None:
+                    reason = "the column label is empty"
                 raise self._bad(rows, i, int(draw.rows[i]), reason) from error
         return found
 
-    def _bad(self, rows: pa.RecordBatch, i: int, row: int, text: str) -> DataError:
-        name = rows.column("id")[i].as_py()
+    def _bad(self, rows: ImageRows, i: int, row: int, text: str) -> DataError:
+        name = rows.ids[i]
         return DataError(f'{self.place}: row {row} (id "{name}"): {text}', path=self.place, row=row, id=name)
+
+
+def _views(rows: ImageRows | pa.RecordBatch) -> ImageRows:
+    return ImageRows.of(rows) if isinstance(rows, pa.RecordBatch) else rows
+
+
+def _stored(shape: Shape, layout: str) -> Shape:
+    """The shape in which raw pixels lie."""
+    return shape if layout == "CHW" else (shape[1], shape[2], shape[0])

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lmdb
+import numpy as np
 import pyarrow as pa
 from google.protobuf.message import DecodeError
 
 from cosdask.data.base import CHUNK, CHUNK_BYTES
+from cosdask.data.datum import DatumReader, DatumView
+from cosdask.data.image_rows import ImageRows
 from cosdask.data.images import ImageSource, image_schema
 from cosdask.data.index import Block, Index, kept_index
 from cosdask.errors import ConfigError, DataError
@@ -36,7 +40,8 @@ _SHUFFLE_PIECE = 64
 
 # LMDB forbids opening a file twice in a process: all readers share one environment, and the last one closes it.
 _OPEN: dict[str, tuple[Any, int]] = {}
-_LOCK = threading.Lock()
+# Reentrant: rows that are forgotten close their lease wherever that happens, maybe inside of the lock.
+_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -67,6 +72,19 @@ def open_lmdb(path: Path) -> Iterator[Any]:
             if readers == 0:
                 del _OPEN[name]
                 environment.close()
+
+
+class Lease:
+    """A transaction whose values are views of the mapped file; what holds the lease may use them.
+
+    It ends, and the LMDB closes, when nobody holds it any more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with ExitStack() as stack:
+            environment = stack.enter_context(open_lmdb(path))
+            self.transaction = stack.enter_context(environment.begin(buffers=True))
+            weakref.finalize(self, stack.pop_all().close).atexit = False
 
 
 def _opened(path: Path, file: Path) -> Any:
@@ -197,6 +215,46 @@ class LmdbSource(ImageSource):
                 yield self._batch([key for key, _ in taken], datums, schema)
                 position += len(taken)
 
+    def stream(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[ImageRows]:
+        """See :meth:`Source.stream`: the pixels stay in the mapped file."""
+        if start >= stop:
+            return
+        number, skip = self.index().locate(start)
+        key = bytes.fromhex(self.index().blocks[number].place["key"])
+        lease = Lease(self.path)
+        try:
+            read = DatumReader().read
+            with lease.transaction.cursor() as cursor:
+                if not cursor.set_key(key):
+                    raise self.changed(self.rows, 0)
+                items = islice(cursor.iternext(), skip, skip + stop - start)
+                while taken := list(islice(items, chunk)):
+                    yield self._image_rows(taken, start, lease, read)
+                    start += len(taken)
+        except lmdb.Error as error:
+            raise DataError(f"{self.path}: damaged LMDB: {error}", path=str(self.path)) from error
+
+    def _image_rows(
+        self, items: list[tuple[Any, Any]], first: int, lease: Lease, read: Callable[[Any], DatumView]
+    ) -> ImageRows:
+        names = [bytes(key) for key, _ in items]
+        views = []
+        for i, (_, value) in enumerate(items):
+            try:
+                views.append(read(value))
+            except DataError as error:
+                raise self._not_a_datum(names[i], first + i, error) from error
+        return ImageRows(
+            layout="CHW",
+            names=names,
+            labels=[view.label for view in views],
+            sizes=[view.size for view in views],
+            encoded=[view.encoded for view in views],
+            data=[view.data for view in views],
+            floats=[view.floats for view in views] if self.dtype == np.float32 else None,
+            keep=(lease,),
+        )
+
     def _batch(self, keys: list[bytes], datums: list[Any], schema: pa.Schema) -> pa.RecordBatch:
         columns: list[Any] = [
             [key.decode("utf-8", "backslashreplace") for key in keys],
@@ -216,7 +274,8 @@ class LmdbSource(ImageSource):
         try:
             return caffe_pb2.Datum.FromString(value)
         except DecodeError as error:
-            name = key.decode("utf-8", "backslashreplace")
-            raise DataError(
-                f'{self.path}: row {row} (id "{name}"): not a Datum: {error}', path=str(self.path), row=row, id=name
-            ) from error
+            raise self._not_a_datum(key, row, DataError(f"not a Datum: {error}")) from error
+
+    def _not_a_datum(self, key: bytes, row: int, error: DataError) -> DataError:
+        name = key.decode("utf-8", "backslashreplace")
+        return DataError(f'{self.path}: row {row} (id "{name}"): {error}', path=str(self.path), row=row, id=name)

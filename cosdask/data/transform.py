@@ -7,6 +7,7 @@ mean comes first and mirror second, which gives the same values. Source: the rul
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -121,6 +122,14 @@ class Transform:
         else:
             down, right = down // 2, right // 2
         return np.stack([down, right], axis=1).astype(np.int32)
+
+    def corners(self, draw: Draw) -> Callable[[int, int, int], tuple[int, int]]:
+        """What :meth:`offsets` gives, row by row: a function of a row's place in the draw, its height and width."""
+        size = self.crop
+        if not self.random_crop:
+            return lambda i, height, width: ((height - size) // 2, (width - size) // 2)
+        tops, lefts = draw.bits(_TOP).tolist(), draw.bits(_LEFT).tolist()
+        return lambda i, height, width: (tops[i] % (height - size + 1), lefts[i] % (width - size + 1))
 
     def extras(self, top: str, offsets: np.ndarray | None, draw: Draw) -> dict[str, np.ndarray]:
         """What :meth:`finish` needs beside the images, under ``top:mirror`` and ``top:offset``."""
