@@ -3,7 +3,7 @@
 from cosdask.data.base import Partition, Source
 from cosdask.data.draw import Draw
 from cosdask.data.feed import Feed, take
-from cosdask.data.frame_source import FrameSource, arrow_table
+from cosdask.data.frame_source import CosFrameSource, FrameSource, arrow_table, frame_source
 from cosdask.data.index import Block, Index
 from cosdask.data.plan import RowPlan, Segment, window
 from cosdask.data.registry import is_data_layer, layer_top_shapes, open_source, register_source, registered_sources
@@ -15,6 +15,7 @@ from cosdask.data.zipped import ZippedSource
 
 __all__ = [
     "Block",
+    "CosFrameSource",
     "Draw",
     "Feed",
     "FrameSource",
@@ -26,6 +27,7 @@ __all__ = [
     "Source",
     "ZippedSource",
     "arrow_table",
+    "frame_source",
     "get_source",
     "is_data_layer",
     "layer_top_shapes",

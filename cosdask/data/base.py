@@ -169,7 +169,11 @@ class Source(ABC):
     @property
     def shuffled(self) -> bool:
         """Whether each epoch has an order of its own: by the option ``shuffle`` in TRAIN, or as the layer says."""
-        own = {"ImageData": self.layer.image_data_param.shuffle, "HDF5Data": self.layer.hdf5_data_param.shuffle}
+        own = {
+            "ImageData": self.layer.image_data_param.shuffle,
+            "HDF5Data": self.layer.hdf5_data_param.shuffle,
+            "CoSData": self.layer.cos_data_param.shuffle,
+        }
         return bool(own.get(self.layer.type)) or (self.phase == "TRAIN" and bool(self.options.get("shuffle")))
 
     @property

@@ -1,24 +1,29 @@
-"""Bringing a table's columns to those of image sources: types widened, missing ones filled, wrong ones refused."""
+"""Bringing a table's columns to those of sources: types widened, missing ones filled, wrong ones refused."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Iterable
 
+import numpy as np
 import pyarrow as pa
 
 from cosdask.errors import DataError, did_you_mean
 
 _REQUIRED = ("label", "data")
+#: What the printed form of bytes or arrays begins with.
+_PRINTED = ("b'", 'b"', "[", "array(")
 
 
-def require_columns(names: Iterable[str], place: str) -> None:
+def require_columns(names: Iterable[str], place: str, required: Iterable[str] = _REQUIRED) -> None:
     """Refuse a table without the columns that every row needs.
 
     Raises:
         DataError: naming the missing column and those that are there.
     """
     found = list(names)
-    for name in _REQUIRED:
+    for name in required:
         if name not in found:
             raise DataError(
                 f"{place}: no column {name!r}; there are {', '.join(found)}.{did_you_mean(name, found)}",
@@ -27,7 +32,9 @@ def require_columns(names: Iterable[str], place: str) -> None:
             )
 
 
-def standard_columns(rows: pa.RecordBatch, schema: pa.Schema, first: int, place: str, encoded: bool) -> pa.RecordBatch:
+def standard_columns(
+    rows: pa.RecordBatch, schema: pa.Schema, first: int, place: str, encoded: bool, textual: bool = False
+) -> pa.RecordBatch:
     """A record batch with exactly the columns of ``schema``.
 
     Args:
@@ -37,6 +44,7 @@ def standard_columns(rows: pa.RecordBatch, schema: pa.Schema, first: int, place:
         first: number of the first row, for messages.
         place: the source, for messages.
         encoded: what a missing ``encoded`` means.
+        textual: whether bytes may be base64 text.
 
     Raises:
         DataError: a required column is missing, or a column's type cannot be taken.
@@ -46,7 +54,7 @@ def standard_columns(rows: pa.RecordBatch, schema: pa.Schema, first: int, place:
     for field in schema:
         default = {"id": "", "encoded": encoded, "float_data": None}.get(field.name, 0)
         if field.name in rows.schema.names:
-            column = _cast(rows.column(field.name), field, first, place)
+            column = cast_column(rows.column(field.name), field, first, place, textual)
             if field.name not in _REQUIRED and field.name != "float_data" and column.null_count:
                 column = column.fill_null(default)
         else:
@@ -55,23 +63,105 @@ def standard_columns(rows: pa.RecordBatch, schema: pa.Schema, first: int, place:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _cast(column: pa.Array, field: pa.Field, first: int, place: str) -> pa.Array:
+def cast_column(column: pa.Array, field: pa.Field, first: int, place: str, textual: bool = False) -> pa.Array:
+    """A column as ``field`` wants it: numbers widened, texts parsed, lists of bytes made binary.
+
+    Raises:
+        DataError: the column's type cannot be taken; names the column and the rows.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
     if column.type == field.type:
         return column
     try:
-        if field.name == "data" and pa.types.is_list(column.type):
-            # Spark's JSON and some writers keep bytes as lists of (signed) numbers.
-            return pa.array([bytes(byte & 0xFF for byte in cell) for cell in column.to_pylist()], pa.binary())
+        if pa.types.is_binary(field.type):
+            return _binary(column, textual)
+        if pa.types.is_struct(field.type) and pa.types.is_struct(column.type):
+            return _struct(column, field, first, place, textual)
         if field.name == "label" and pa.types.is_floating(column.type):
             column = column.cast(pa.int64())
-        return column.cast(field.type)
+        # a float32 of a double is what a blob holds; whole numbers and texts must keep their value
+        return column.cast(field.type, safe=not (_is_float(column.type) and _is_float(field.type)))
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(
             f"{place}: rows from {first} on: the column {field.name!r} holds {column.type}, which cannot be read as "
-            f"{field.type}: {error}",
+            f"{field.type}: {error}{_printed(column)}",
             path=place,
             column=field.name,
             row=first,
         ) from error
+
+
+def _is_float(kind: pa.DataType) -> bool:
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_floating(kind))
+
+
+def _binary(column: pa.Array, textual: bool) -> pa.Array:
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _bytes_of_numbers(column)
+    if textual and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return pa.array([_bytes_of_text(cell) for cell in column.to_pylist()], pa.binary())
+    return column.cast(pa.binary())
+
+
+def _bytes_of_text(cell: str | None) -> bytes | None:
+    """What base64 text stands for; other text stands for its own bytes."""
+    if cell is None:
+        return None
+    try:
+        return base64.b64decode(cell, validate=True)
+    except (binascii.Error, ValueError):
+        return cell.encode()
+
+
+def _bytes_of_numbers(column: pa.Array) -> pa.Array:
+    """Bytes that are kept as lists of whole numbers, signed or not, as some writers do."""
+    whole = column.cast(pa.list_(column.type.value_type))
+    values = whole.flatten()
+    if values.null_count:
+        raise ValueError("a list of bytes has gaps")
+    numbers = values.cast(pa.int64()).to_numpy()
+    if numbers.size and not (numbers.min() >= -128 and numbers.max() <= 255):
+        raise ValueError(f"numbers from {numbers.min()} to {numbers.max()} are no bytes")
+    lengths = whole.value_lengths().fill_null(0).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    pixels = (numbers & 0xFF).astype(np.uint8)
+    valid = whole.is_valid().buffers()[1] if whole.null_count else None
+    return pa.Array.from_buffers(pa.binary(), len(whole), [valid, pa.py_buffer(offsets), pa.py_buffer(pixels)])
+
+
+def _struct(column: pa.Array, field: pa.Field, first: int, place: str, textual: bool) -> pa.Array:
+    """A struct with just the fields of ``field``, cast each by itself; a null struct has null fields."""
+    names = [column.type.field(at).name for at in range(column.type.num_fields)]
+    require_columns(names, f"{place}: column {field.name!r}", [part.name for part in field.type])
+    parts = [
+        cast_column(column.flatten()[names.index(part.name)], part.with_name(part.name), first, place, textual)
+        for part in field.type
+    ]
+    return pa.StructArray.from_arrays(parts, fields=list(field.type))
+
+
+def _printed(column: pa.Array) -> str:
+    """A hint where text seems to be the printed form of an array."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or not len(column):
+        return ""
+    cell = next((cell for cell in column.to_pylist() if cell), "")
+    return f" {PRINTED_HINT}" if cell.startswith(_PRINTED) else ""
+
+
+#: What to do about a column that Dask made text of.
+PRINTED_HINT = (
+    "It holds the printed form of bytes or arrays: Dask turned the column into text. Give it an Arrow type "
+    "(pd.ArrowDtype(pa.binary()), pd.ArrowDtype(pa.list_(pa.float32()))), or set dask.config "
+    '"dataframe.convert-string" to False'
+)
+
+
+def is_printed(cell: object) -> bool:
+    """Whether a cell is the printed form of bytes or an array."""
+    return isinstance(cell, str) and cell.startswith(_PRINTED)

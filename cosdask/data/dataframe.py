@@ -1,4 +1,4 @@
-"""Tables with CaffeOnSpark's columns: ``source_class: "ImageDataFrame"``, in parquet."""
+"""Tables with CaffeOnSpark's columns: ``source_class: "ImageDataFrame"``."""
 
 from __future__ import annotations
 
@@ -7,136 +7,82 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cosdask.data.base import CHUNK
 from cosdask.data.columns import require_columns, standard_columns
+from cosdask.data.formats import open_table
 from cosdask.data.images import ImageSource, image_schema
-from cosdask.data.index import Block, Index, kept_index
-from cosdask.errors import ConfigError, DataError
-from cosdask.storage import filesystem, missing, resolve, stamp
+from cosdask.data.index import Index
+from cosdask.data.selecting import SelectedTable, wanted_names
+from cosdask.data.tables import Table
+from cosdask.errors import ConfigError
+from cosdask.proto import caffe_pb2
+from cosdask.storage import resolve
 
-_GLOB = "*?["
+
+def layer_table(layer: caffe_pb2.LayerParameter, wanted: list[str], base_dir: str | None, where: str) -> Table:
+    """The table that a MemoryData or CoSData layer names, its columns selected as the layer says.
+
+    Raises:
+        ConfigError: no source, an unknown format, or an expression that cannot be used.
+    """
+    param = layer.cos_data_param if layer.type == "CoSData" else layer.memory_data_param
+    if not param.source:
+        raise ConfigError(f"{where}: it names no source", layer=layer.name)
+    expressions = [] if layer.type == "CoSData" else list(layer.memory_data_param.dataframe_column_select)
+    if expressions:
+        wanted = wanted_names(expressions, where)
+    table = open_table(param.dataframe_format, resolve(param.source, base_dir), wanted, where)
+    return SelectedTable(table, expressions, where) if expressions else table
 
 
-class ParquetSource(ImageSource):
-    """A parquet file, a folder of parts, or a glob; a block for each row group, files in the order of their names."""
+class DataFrameImages(ImageSource):
+    """Rows of a table with the columns ``label`` and ``data``; ``id``, sizes and ``encoded`` where they are there.
+
+    ``dataframe_format`` says how the table is stored, ``dataframe_column_select`` which columns it has.
+    """
 
     kind: ClassVar[str] = "ImageDataFrame"
 
-    def __init__(
-        self,
-        layer: Any,
-        phase: str = "TRAIN",
-        base_dir: Any = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(layer, phase, base_dir, options)
-        param = layer.memory_data_param
-        if param.dataframe_format.lower() != "parquet":
-            raise DataError(
-                f'{self.where}: dataframe_format "{param.dataframe_format}" cannot be read yet; write parquet',
-                layer=layer.name,
-            )
-        if len(param.dataframe_column_select):
-            raise DataError(
-                f"{self.where}: dataframe_column_select cannot be evaluated yet; store the columns under their names "
-                "(id, label, channels, height, width, encoded, data)",
-                layer=layer.name,
-            )
+    @cached_property
+    def table(self) -> Table:
+        """The rows as they are stored."""
+        return layer_table(self.layer, list(image_schema("HWC", pa.string()).names), self.base_dir, self.where)
 
     @property
     def place(self) -> str:
         """Where the rows lie, for messages."""
-        if not self.layer.memory_data_param.source:
-            raise ConfigError(f"{self.where}: it names no source", layer=self.layer.name)
-        return resolve(self.layer.memory_data_param.source, self.base_dir)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns of :meth:`read`."""
-        return image_schema("HWC", pa.string())
+        return self.table.place
 
     @cached_property
-    def files(self) -> list[str]:
-        """The parts, in the order of their names."""
-        fs, path = filesystem(self.place)
-        if any(sign in path for sign in _GLOB) and not fs.exists(path):
-            found = [name for name in fs.glob(path) if fs.isfile(name)]
-        elif fs.isdir(path):
-            found = [name for name in fs.find(path) if not _hidden(name[len(path) :])]
-        else:
-            found = [path] if fs.exists(path) else []
-            if not found:
-                raise missing(self.place, "parquet file or folder")
-        if not found:
-            raise DataError(f"{self.place}: no parquet parts there", path=self.place)
-        return [fs.unstrip_protocol(name) for name in sorted(found)]
+    def schema(self) -> pa.Schema:
+        """The columns of :meth:`read`; with ``float_data`` where the table has it."""
+        return image_schema("HWC", pa.string(), floats="float_data" in self._names)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The table's columns."""
+        names = list(self.table.schema.names)
+        require_columns(names, self.place)
+        return names
 
     def _count(self) -> Index:
-        return kept_index(self.kind, [(name, stamp(name)) for name in self.files], self._look)
-
-    def _look(self) -> Index:
-        """The row groups, from the files' footers."""
-        blocks: list[Block] = []
-        for name in self.files:
-            with self._open(name) as file:
-                sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-            blocks += [Block(size, {"file": name, "group": group}) for group, size in enumerate(sizes) if size]
-        if not blocks:
-            raise DataError(f"{self.place}: the parquet holds no rows", path=self.place)
-        return Index(tuple(blocks))
-
-    def _open(self, name: str) -> pq.ParquetFile:
-        fs, path = filesystem(name)
-        try:
-            return pq.ParquetFile(fs.open(path, "rb"))
-        except FileNotFoundError as error:
-            raise missing(name) from error
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{name}: not a readable parquet file: {error}", path=name) from error
+        return self.table.count()
 
     def read(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[pa.RecordBatch]:
         """See :meth:`Source.read`."""
-        while start < stop:
-            number, skip = self.index().locate(start)
-            block = self.index().blocks[number]
-            end = min(stop, self.index().starts[number + 1])
-            position = start
-            for rows in self._group(block, skip, end - start, chunk):
-                yield standard_columns(rows, self.schema, position, self.place, self._encoded_default)
-                position += rows.num_rows
-            if position != end:
-                raise self.changed(end - start, position - start)
-            start = end
+        schema = self.schema
+        encoded = bool(self.layer.memory_data_param.image_encoded)
+        for first, rows in self.table.read(self.index(), start, stop, schema.names, chunk):
+            yield standard_columns(rows, schema, first, self.place, encoded, self.table.textual)
 
-    @property
-    def _encoded_default(self) -> bool:
-        return bool(self.layer.memory_data_param.image_encoded)
+    def spec(self) -> dict[str, Any]:
+        """See :meth:`Source.spec`; the columns go along, so that nobody looks them up again."""
+        return {**super().spec(), "names": self._names}
 
-    def _group(self, block: Block, skip: int, count: int, chunk: int) -> Iterator[pa.RecordBatch]:
-        """``count`` rows of a row group from the ``skip``-th on."""
-        name = block.place["file"]
-        wanted = set(self.schema.names)
-        try:
-            with self._open(name) as file:
-                require_columns(file.schema_arrow.names, name)
-                columns = [column for column in file.schema_arrow.names if column in wanted]
-                for rows in file.iter_batches(chunk, row_groups=[block.place["group"]], columns=columns):
-                    part = rows.slice(skip, count)
-                    skip = max(0, skip - rows.num_rows)
-                    if part.num_rows:
-                        yield part
-                        count -= part.num_rows
-                    if not count:
-                        return
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, DataError):
-                raise
-            group = block.place["group"]
-            raise DataError(f"{name}: row group {group} cannot be read: {error}", path=name) from error
-
-
-def _hidden(path: str) -> bool:
-    """Spark leaves ``_SUCCESS``, checksums and unfinished parts beside the real ones."""
-    return any(part.startswith(("_", ".")) for part in path.split("/") if part)
+    @classmethod
+    def _from_spec(cls, spec: Mapping[str, Any]) -> DataFrameImages:
+        source = super()._from_spec(spec)
+        assert isinstance(source, DataFrameImages)
+        source._names = list(spec["names"])
+        return source

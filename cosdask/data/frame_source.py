@@ -1,23 +1,49 @@
-"""Rows that are in memory, or in Arrow files that workers wrote: the same columns as ImageDataFrame's."""
+"""Rows that are in memory, or in Arrow files that workers wrote, for any data layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
 
-from cosdask.data.base import CHUNK, Source
-from cosdask.data.columns import standard_columns
-from cosdask.data.images import ImageSource, image_schema
-from cosdask.data.index import Block, Index
-from cosdask.errors import ConfigError, DataError, StorageError
-from cosdask.storage import local_path, missing
+from cosdask.data.base import Source
+from cosdask.data.columns import PRINTED_HINT, is_printed
+from cosdask.data.cos import CosSource
+from cosdask.data.dataframe import DataFrameImages
+from cosdask.data.staged import StagedTable
+from cosdask.data.tables import MemoryTable
+from cosdask.errors import ConfigError, DataError
 
 
-class FrameSource(ImageSource):
-    """A table as a source: a pandas frame or an Arrow table in memory, or Arrow IPC files on a local disk.
+class _Framed:
+    """What sources over given rows have in common: their table does not come from the layer."""
+
+    table: Any
+
+    def _take(self, frame: pd.DataFrame | pa.Table | None, files: Sequence[str], staged: StagedTable | None) -> None:
+        if (frame is not None) + bool(files) + (staged is not None) != 1:
+            raise ConfigError("a FrameSource takes either a frame or the names of Arrow files")
+        if frame is not None:
+            self.table = MemoryTable(arrow_table(frame))
+        else:
+            self.table = staged or StagedTable.of_files([str(name) for name in files])
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the rows are in this process only."""
+        return isinstance(self.table, MemoryTable)
+
+    def _table_spec(self) -> dict[str, Any]:
+        if self.in_memory:
+            raise ConfigError("rows in memory cannot be named to another process; write them as Arrow files first")
+        spec: dict[str, Any] = self.table.spec()
+        return spec
+
+
+class FrameSource(_Framed, DataFrameImages):
+    """A table as a source of images: a pandas frame or an Arrow table in memory, or Arrow IPC files on local disks.
 
     Args:
         layer: the data layer whose tops, batch size and transform apply; its ``source`` is not looked at.
@@ -26,6 +52,7 @@ class FrameSource(ImageSource):
         options: see :class:`Source`.
         frame: rows in memory.
         files: Arrow IPC files (file format) with the rows, in this order; a block for each record batch.
+        staged: rows that workers have written.
 
     Raises:
         ConfigError: neither or both of ``frame`` and ``files``.
@@ -41,68 +68,15 @@ class FrameSource(ImageSource):
         options: Mapping[str, Any] | None = None,
         frame: pd.DataFrame | pa.Table | None = None,
         files: Sequence[str] = (),
+        staged: StagedTable | None = None,
     ) -> None:
         super().__init__(layer, phase, base_dir, options)
-        if (frame is None) == (not files):
-            raise ConfigError("a FrameSource takes either a frame or the names of Arrow files")
-        self.files = [str(name) for name in files]
-        self.table: pa.Table | None = None
-        if frame is not None:
-            self.table = arrow_table(frame).combine_chunks()
-
-    @property
-    def place(self) -> str:
-        """Where the rows lie, for messages."""
-        return "the dataframe" if self.table is not None else ", ".join(self.files[:1]) + " ..." * (len(self.files) > 1)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns of :meth:`read`."""
-        names = self._first_names()
-        return image_schema("HWC", pa.string(), floats="float_data" in names)
+        self._take(frame, files, staged)
 
     @property
     def shuffle_piece(self) -> int:
-        """See :meth:`Source.shuffle_piece`: memory can be read from anywhere."""
+        """See :meth:`Source.shuffle_piece`: memory, and files mapped into it, can be read from anywhere."""
         return 64
-
-    def _first_names(self) -> list[str]:
-        if self.table is not None:
-            return list(self.table.schema.names)
-        if not hasattr(self, "_names"):
-            with _open(self.files[0]) as file:
-                self._names: list[str] = list(file.schema.names)
-        return self._names
-
-    def _count(self) -> Index:
-        blocks: list[Block] = []
-        if self.table is not None:
-            size = self.target_rows
-            starts = range(0, self.table.num_rows, size)
-            blocks = [Block(min(size, self.table.num_rows - start), {"start": start}) for start in starts]
-        for number, name in enumerate(self.files):
-            with _open(name) as file:
-                sizes = [file.get_batch(i).num_rows for i in range(file.num_record_batches)]
-            blocks += [Block(rows, {"file": number, "batch": i}) for i, rows in enumerate(sizes) if rows]
-        return Index(tuple(blocks))
-
-    def read(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[pa.RecordBatch]:
-        """See :meth:`Source.read`."""
-        encoded = bool(self.layer.memory_data_param.image_encoded)
-        schema = self.schema
-        while start < stop:
-            number, skip = self.index().locate(start)
-            block = self.index().blocks[number]
-            end = min(stop, start + chunk, self.index().starts[number + 1])
-            yield standard_columns(self._slice(block, skip, end - start), schema, start, self.place, encoded)
-            start = end
-
-    def _slice(self, block: Block, skip: int, count: int) -> pa.RecordBatch:
-        if self.table is not None:
-            part = self.table.slice(block.place["start"] + skip, count).combine_chunks()
-            return part.to_batches()[0]
-        with _open(self.files[block.place["file"]]) as file:
-            return file.get_batch(block.place["batch"]).slice(skip, count)
 
     def spec(self) -> dict[str, Any]:
         """See :meth:`Source.spec`.
@@ -110,50 +84,92 @@ class FrameSource(ImageSource):
         Raises:
             ConfigError: the rows are in memory, which no other process can see.
         """
-        if self.table is not None:
-            raise ConfigError("rows in memory cannot be named to another process; write them as Arrow files first")
-        return {**super().spec(), "files": self.files}
+        table = self._table_spec()
+        return {**super().spec(), "table": table}
 
     @classmethod
     def _build(cls, layer: Any, spec: Mapping[str, Any]) -> Source:
-        return cls(layer, spec["phase"], spec["base_dir"], spec["options"], files=spec["files"])
+        table = StagedTable.from_spec(spec["table"])
+        return cls(layer, spec["phase"], spec["base_dir"], spec["options"], staged=table)
 
 
-def _open(name: str) -> pa.RecordBatchFileReader:
-    """An Arrow IPC file, mapped into memory: reading a slice costs no copy."""
-    path = local_path(name)
-    if path is None:
-        raise StorageError(f"{name}: Arrow files of rows are read from local disks", path=name)
-    if not path.exists():
-        raise missing(name)
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(path)))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{name}: not a readable Arrow file: {error}", path=name) from error
+class CosFrameSource(_Framed, CosSource):
+    """A table as the source of a CoSData layer; see :class:`FrameSource`."""
+
+    kind: ClassVar[str] = "cos_frame"
+
+    def __init__(
+        self,
+        layer: Any,
+        phase: str = "TRAIN",
+        base_dir: Any = None,
+        options: Mapping[str, Any] | None = None,
+        frame: pd.DataFrame | pa.Table | None = None,
+        files: Sequence[str] = (),
+        staged: StagedTable | None = None,
+    ) -> None:
+        super().__init__(layer, phase, base_dir, options)
+        self._take(frame, files, staged)
+
+    def spec(self) -> dict[str, Any]:
+        """See :meth:`FrameSource.spec`."""
+        table = self._table_spec()
+        return {**super().spec(), "table": table}
+
+    @classmethod
+    def _build(cls, layer: Any, spec: Mapping[str, Any]) -> Source:
+        table = StagedTable.from_spec(spec["table"])
+        return cls(layer, spec["phase"], spec["base_dir"], spec["options"], staged=table)
+
+
+def frame_source(layer: Any, *arguments: Any, **keywords: Any) -> FrameSource | CosFrameSource:
+    """The source of given rows for a data layer; arguments as of :class:`FrameSource`.
+
+    A CoSData layer's columns are its tops' (see :class:`cosdask.data.cos.CosSource`), those of every other layer
+    CaffeOnSpark's ``label`` and ``data``.
+
+    Raises:
+        ConfigError: a layer whose rows have no columns of their own (HDF5Data, WindowData).
+    """
+    if layer.type == "CoSData":
+        return CosFrameSource(layer, *arguments, **keywords)
+    if layer.type in ("HDF5Data", "WindowData"):
+        raise ConfigError(
+            f'data layer "{layer.name}": a dataframe cannot take the place of {layer.type} rows; use a CoSData layer, '
+            "whose tops are columns",
+            layer=layer.name,
+        )
+    return FrameSource(layer, *arguments, **keywords)
 
 
 def arrow_table(frame: pd.DataFrame | pa.Table) -> pa.Table:
     """A frame as an Arrow table, without pandas' index and metadata.
 
     Raises:
-        DataError: Dask has turned bytes or arrays into text.
+        DataError: Dask has turned bytes or arrays into text, or a column holds what Arrow cannot.
     """
-    _refuse_text(frame)
     if isinstance(frame, pd.DataFrame):
-        frame = pa.Table.from_pandas(frame, preserve_index=False)
+        _refuse_text(frame)
+        try:
+            frame = pa.Table.from_pandas(frame, preserve_index=False)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise DataError(f"the dataframe has a column that Arrow cannot take: {error}") from error
     return frame.replace_schema_metadata(None)
 
 
-def _refuse_text(frame: pd.DataFrame | pa.Table) -> None:
+def _refuse_text(frame: pd.DataFrame) -> None:
     """Dask turns object columns of arrays and bytes into text unless they have Arrow types: say so."""
-    if frame is None or "data" not in (frame.columns if isinstance(frame, pd.DataFrame) else frame.schema.names):
-        return
-    if not isinstance(frame, pd.DataFrame) or not len(frame):
-        return
-    first = frame["data"].iloc[0]
-    if isinstance(first, str) and first.startswith(("b'", 'b"', "[", "array(")):
-        raise DataError(
-            "the column 'data' holds the printed form of bytes or arrays: Dask turned the column into text. Give it an "
-            'Arrow type (pd.ArrowDtype(pa.binary())), or set dask.config "dataframe.convert-string" to False',
-            column="data",
-        )
+    for name in frame.columns:
+        cells = frame[name]
+        if len(cells) and is_printed(cells.iloc[0]) and _looks_like_data(str(name), cells.iloc[0]):
+            raise DataError(f"the column {str(name)!r}: {PRINTED_HINT}", column=str(name))
+
+
+def _looks_like_data(name: str, cell: str) -> bool:
+    """Texts may begin with a bracket; bytes and arrays as text have their own look."""
+    return name == "data" or cell.startswith(("b'", 'b"', "array(")) or _is_numbers(cell)
+
+
+def _is_numbers(cell: str) -> bool:
+    inner = cell.strip("[] \n.0123456789-+e,")
+    return cell.startswith("[") and (not inner or not inner.strip("[].0123456789-+e, \n"))

@@ -29,6 +29,8 @@ WINDOW_ROWS = 8192
 WINDOW_BYTES = 128 << 20
 #: Raw images below this many bytes are copied together, larger ones each to its place.
 _SMALL = 16 << 10
+#: The parameters that hold the batch size, by layer type; else ``data_param``.
+_BLOCKS = {"MemoryData": "memory_data_param", "ImageData": "image_data_param"}
 
 
 def image_schema(layout: str, label: pa.DataType, floats: bool = False) -> pa.Schema:
@@ -62,7 +64,7 @@ class ImageSource(Source):
     @property
     def batch_size(self) -> int:
         """Rows of a batch on one device, as the layer says."""
-        return int(self.layer.memory_data_param.batch_size if self.memory else self.layer.data_param.batch_size)
+        return int(getattr(self.layer, _BLOCKS.get(self.layer.type, "data_param")).batch_size)
 
     @cached_property
     def transform(self) -> Transform:

@@ -4,64 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from cosdask.data.base import Source
-from cosdask.data.dataframe import ParquetSource
-from cosdask.data.frame_source import FrameSource
+from cosdask.data.cos import CosSource
+from cosdask.data.dataframe import DataFrameImages
 from cosdask.data.hdf5 import Hdf5Source
+from cosdask.data.image_list import ImageListSource
 from cosdask.data.lmdb import LmdbSource
+from cosdask.data.registered import USERS, RegisteredCosSource, RegisteredSource
 from cosdask.data.sequence import SequenceSource
 from cosdask.errors import ConfigError, DataError, did_you_mean
 from cosdask.proto import caffe_pb2
 
 #: The Java package whose class names CaffeOnSpark's prototxt files carry.
 _JAVA = "com.yahoo.ml.caffe."
-_NOT_YET = ("DataFrameSource",)
-_LAYERS_NOT_YET = ("ImageData", "WindowData")
+_LAYERS_NOT_YET = ("WindowData",)
 
 Opener = Callable[[caffe_pb2.LayerParameter, str, str | None, dict[str, Any]], Source]
 _CLASSES: dict[str, Opener] = {
     "LMDB": LmdbSource,
-    "ImageDataFrame": ParquetSource,
+    "ImageDataFrame": DataFrameImages,
+    "DataFrameSource": CosSource,
     "SeqImageDataSource": SequenceSource,
 }
+#: Names that users' classes cannot take, and the layer type that each of cosdask's own classes goes with.
+_OWN = {
+    "LMDB": "MemoryData",
+    "SeqImageDataSource": "MemoryData",
+    "ImageDataFrame": "MemoryData",
+    "DataFrameSource": "CoSData",
+}
 
-_USERS: dict[str, type] = {}
-
+_BY_TYPE: dict[str, Opener] = {"HDF5Data": Hdf5Source, "ImageData": ImageListSource}
 #: Layer types that read rows from outside.
-DATA_LAYERS = ("Data", "MemoryData", "CoSData", "HDF5Data", *_LAYERS_NOT_YET)
-
-
-class RegisteredSource(FrameSource):
-    """The rows that a user's own class gives as a pandas frame; each process asks the class anew."""
-
-    kind: ClassVar[str] = "registered"
-
-    def __init__(
-        self,
-        layer: caffe_pb2.LayerParameter,
-        phase: str = "TRAIN",
-        base_dir: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        rows = _USERS[layer.source_class](layer, phase)
-        super().__init__(layer, phase, base_dir, options, frame=rows.frame())
-
-    @property
-    def place(self) -> str:
-        """Where the rows come from, for messages."""
-        return f"source_class {self.layer.source_class}"
-
-    def spec(self) -> dict[str, Any]:
-        """See :meth:`Source.spec`; the other process must have registered the class too."""
-        return super(FrameSource, self).spec()
-
-    @classmethod
-    def _build(cls, layer: caffe_pb2.LayerParameter, spec: Mapping[str, Any]) -> Source:
-        if layer.source_class not in _USERS:
-            raise ConfigError(f"source_class {layer.source_class} is not registered in this process")
-        return cls(layer, spec["phase"], spec["base_dir"], spec["options"])
+DATA_LAYERS = ("Data", "MemoryData", "CoSData", "HDF5Data", "ImageData", "WindowData")
 
 
 T = TypeVar("T", bound=type[Any])
@@ -71,15 +48,15 @@ def register_source(name: str) -> Callable[[T], T]:
     """A class decorator: ``source_class: "<name>"`` in a prototxt means this class.
 
     The class is either a :class:`Source`, or one made as ``cls(layer, phase)`` whose method ``frame()`` gives a pandas
-    frame with the columns of ImageDataFrame (``label`` and ``data``; ``id``, ``channels``, ``height``, ``width`` and
-    ``encoded`` where they are not the layer's).
+    frame: for a MemoryData layer with the columns of ImageDataFrame (``label`` and ``data``; ``id``, ``channels``,
+    ``height``, ``width`` and ``encoded`` where they are not the layer's), for a CoSData layer with those of its tops.
 
     Raises:
         ConfigError: the name is one of cosdask's own, or the class is of neither kind.
     """
 
     def register(cls: T) -> T:
-        if name.removeprefix(_JAVA) in ("LMDB", "ImageDataFrame", "SeqImageDataSource", *_NOT_YET):
+        if name.removeprefix(_JAVA) in _OWN:
             raise ConfigError(f'register_source("{name}"): this name is one of cosdask\'s own')
         if issubclass(cls, Source):
             _CLASSES[name] = cls
@@ -89,7 +66,7 @@ def register_source(name: str) -> Callable[[T], T]:
             _CLASSES[name] = RegisteredSource
         else:
             raise ConfigError(f'register_source("{name}"): {cls.__name__} is no Source and has no method frame()')
-        _USERS[name] = cls
+        USERS[name] = cls
         return cls
 
     return register
@@ -97,7 +74,7 @@ def register_source(name: str) -> Callable[[T], T]:
 
 def registered_sources() -> dict[str, type]:
     """The user's own source classes by name."""
-    return dict(_USERS)
+    return dict(USERS)
 
 
 def is_data_layer(layer: caffe_pb2.LayerParameter) -> bool:
@@ -129,8 +106,8 @@ def open_source(
 
 def _opener(layer: caffe_pb2.LayerParameter) -> Opener:
     where = f'data layer "{layer.name}"'
-    if layer.type == "HDF5Data":
-        return Hdf5Source
+    if layer.type in _BY_TYPE:
+        return _BY_TYPE[layer.type]
     if layer.type == "Data":
         if layer.data_param.backend == caffe_pb2.DataParameter.LEVELDB:
             raise DataError(
@@ -149,14 +126,12 @@ def _opener(layer: caffe_pb2.LayerParameter) -> Opener:
 def _by_class(layer: caffe_pb2.LayerParameter, where: str) -> Opener:
     name = layer.source_class
     short = name.removeprefix(_JAVA)
-    known = [*_CLASSES, *_NOT_YET]
+    known = list(_CLASSES)
     if not name:
         raise ConfigError(
             f"{where}: a {layer.type} layer says what it reads with source_class: one of {', '.join(known)}",
             layer=layer.name,
         )
-    if short in _NOT_YET:
-        raise DataError(f"{where}: source_class {name} cannot be read yet", layer=layer.name)
     opener = _CLASSES.get(name) or _CLASSES.get(short)
     if opener is None:
         raise ConfigError(
@@ -164,6 +139,12 @@ def _by_class(layer: caffe_pb2.LayerParameter, where: str) -> Opener:
             "made known with cosdask.register_source",
             layer=layer.name,
         )
+    if _OWN.get(short, layer.type) != layer.type:
+        raise ConfigError(
+            f"{where}: source_class {name} goes with layers of type {_OWN[short]}, not {layer.type}", layer=layer.name
+        )
+    if opener is RegisteredSource and layer.type == "CoSData":
+        return RegisteredCosSource
     return opener
 
 

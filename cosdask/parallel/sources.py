@@ -12,7 +12,7 @@ import pyarrow as pa
 from distributed import Client
 
 from cosdask.config import Config
-from cosdask.data import FrameSource, Source, arrow_table, is_data_layer, open_source
+from cosdask.data import CosFrameSource, FrameSource, Source, arrow_table, frame_source, is_data_layer, open_source
 from cosdask.errors import ConfigError, DataError
 from cosdask.parallel.group import results_of
 from cosdask.parallel.prepare import absolute
@@ -62,8 +62,8 @@ def source_spec(client: Client, source: Any, solver: str, phase: str, options: d
     """
     if source is None:
         return None
-    if isinstance(source, FrameSource) and source.table is not None:
-        source = source.table.to_pandas(types_mapper=pd.ArrowDtype)
+    if isinstance(source, FrameSource | CosFrameSource) and source.in_memory:
+        source = source.table.table.to_pandas(types_mapper=pd.ArrowDtype)
     if isinstance(source, Source):
         return _with_options(source.spec(), options)
     if isinstance(source, str | os.PathLike):
@@ -118,7 +118,7 @@ def _staged(client: Client, frame: Any, solver: str, phase: str, options: dict[s
         ]
         files = results_of(futures)
     layer = _data_layer(solver, phase)
-    return FrameSource(layer, phase, options=options, files=[name for name in files if name]).spec()
+    return frame_source(layer, phase, options=options, files=[name for name in files if name]).spec()
 
 
 def _write_partition(frame: pd.DataFrame, path: str) -> str:

@@ -145,12 +145,11 @@ def test_missing_damaged_and_empty_parquet(tmp_path: Path, parquet_path: Path, m
         open_source(make_layer("parquet", tmp_path / "none.parquet", 1, more=SIZES)).index()
 
 
-def test_what_is_not_built_yet_says_so(parquet_path: Path, make_layer: Callable[..., Any]) -> None:
-    """Other formats and SQL columns are refused, never ignored."""
-    with pytest.raises(DataError, match="dataframe_format"):
-        open_source(make_layer("parquet", parquet_path, 1, more=SIZES + ' dataframe_format: "orc"'))
-    with pytest.raises(DataError, match="dataframe_column_select"):
-        open_source(make_layer("parquet", parquet_path, 1, more=SIZES + ' dataframe_column_select: "a as id"'))
+def test_an_unknown_format_is_refused(parquet_path: Path, make_layer: Callable[..., Any]) -> None:
+    """The nearest name is offered."""
+    source = open_source(make_layer("parquet", parquet_path, 1, more=SIZES + ' dataframe_format: "parket"'))
+    with pytest.raises(ConfigError, match=r'"parket" is not known.*Did you mean "parquet"'):
+        source.index()
 
 
 def test_frames_in_memory_and_arrow_files(

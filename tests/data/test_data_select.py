@@ -111,8 +111,13 @@ def test_what_cannot_be_found_is_named(folder: Path, tmp_path: Path) -> None:
         ('type: "Data" data_param { source: "x" batch_size: 1 }', DataError, "LevelDB"),
         ('type: "MemoryData" source_class: "LMBD"', ConfigError, 'Did you mean "LMDB"'),
         ('type: "MemoryData"', ConfigError, "source_class"),
-        ('type: "CoSData" source_class: "DataFrameSource"', DataError, "yet"),
-        ('type: "ImageData"', DataError, "yet"),
+        ('type: "CoSData" source_class: "DataFrameSource"', ConfigError, "batch_size"),
+        (
+            'type: "CoSData" source_class: "LMDB" cos_data_param { batch_size: 1 }',
+            ConfigError,
+            "goes with .*MemoryData",
+        ),
+        ('type: "WindowData"', DataError, "yet"),
         ('type: "Convolution"', DataError, "is no data layer"),
     ],
 )

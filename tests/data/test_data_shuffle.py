@@ -177,8 +177,8 @@ def test_a_large_row_group_is_read_through_once(tmp_path: Path, make_layer: Call
     write_parquet(tmp_path / "rows.parquet", images, range(40), rows_per_group=20)
     source = open_source(make_layer("parquet", tmp_path / "rows.parquet", 4, more=SIZES), options={"shuffle": True})
     opened: list[object] = []
-    original = source._group
-    source._group = lambda *arguments: opened.append(arguments) or original(*arguments)
+    original = source.table.read_block
+    source.table.read_block = lambda *arguments: opened.append(arguments) or original(*arguments)
     order = Shuffle(tuple(source.index().starts), window=7, seed=0)
     (pieces,) = cut(source, [Segment(0, 0, 40)], 40, 0, order)
     assert [row for piece in pieces for row in piece.draw.rows] == order.rows(0, 0, 40).tolist()

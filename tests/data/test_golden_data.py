@@ -12,6 +12,7 @@ from cosdask.data import Feed, RowPlan, get_source
 CASES = (
     "float_data",
     "hdf5_two_files",
+    "image_list",
     "png_color",
     "png_force_color",
     "png_force_gray",
