@@ -169,8 +169,14 @@ class GraphBuilder:
         self._named: dict[str, WeightRef] = {}
         self._graph = Graph()
 
-    def build(self, chosen: Iterable[int] | None = None) -> Graph:
-        """The graph of the layers at the given indices; default: all."""
+    def build(self, chosen: Iterable[int] | None = None, made: Mapping[str, Shape] | None = None) -> Graph:
+        """The graph of the layers at the given indices; default: all.
+
+        Args:
+            chosen: indices, ascending.
+            made: shapes of blobs that layers outside of the chosen ones make.
+        """
+        self._graph.blob_shapes.update(made or {})
         for index in range(len(self._layers)) if chosen is None else chosen:
             self._add(index)
         return self._graph

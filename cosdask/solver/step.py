@@ -111,8 +111,14 @@ class TrainStep:
             rate: the learning rate, float32.
             correction: see :func:`cosdask.solver.rules.bias_correction`, float32.
         """
+        return self.update_and_changes(state, gradient, rate, correction)[0]
+
+    def update_and_changes(
+        self, state: State, gradient: Gradient, rate: Array, correction: Array
+    ) -> tuple[State, Params]:
+        """:meth:`update`, and what it subtracted from each weight; running sums have no change of their own."""
         grads = self._clip(gradient.grads)
-        params, history = {}, {}
+        params, history, changes = {}, {}, {}
         # running sums are what the forward pass left; as in Caffe they have a history too, though nothing moves them
         for key, weight in {**state.params, **gradient.sums}.items():
             grad = grads[key] / jnp.float32(self.param.iter_size) if self.param.iter_size > 1 else grads[key]
@@ -120,7 +126,9 @@ class TrainStep:
             local = rate * jnp.float32(self._lr_mult[key])
             change, history[key] = self.rule.update(self.param, grad, state.history[key], local, correction)
             params[key] = weight - change if key not in gradient.sums else weight
-        return State(params, history)
+            if key not in gradient.sums:
+                changes[key] = change
+        return State(params, history), changes
 
     def scalars(self, iteration: int) -> tuple[np.float32, np.float32]:
         """Learning rate and correction of an iteration, as :meth:`update` takes them."""

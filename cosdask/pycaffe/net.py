@@ -1,0 +1,557 @@
+"""``caffe.Net`` as pycaffe's users know it, computed by JAX."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cosdask.errors import DataError, NetError, WeightsError, did_you_mean
+from cosdask.nn import Net as PureNet
+from cosdask.nn.execute import Params
+from cosdask.nn.graph import INPUT_TYPES, loss_weights
+from cosdask.nn.layer import REGISTRY, Array, Shape
+from cosdask.proto import caffe_pb2, insert_splits
+from cosdask.pycaffe import state
+from cosdask.pycaffe.batches import forward_all, forward_backward_all
+from cosdask.pycaffe.blob import Blob
+from cosdask.pycaffe.feeding import ArrayReader, RowReader, make_reader
+from cosdask.pycaffe.span import Backward, BackwardPlan, Forward, forward_reads
+
+TRAIN: int = caffe_pb2.TRAIN
+TEST: int = caffe_pb2.TEST
+
+
+class LayerView:
+    """A layer of a net as ``net.layers`` lists it.
+
+    Attributes:
+        name: of the layer.
+        type: its type, such as ``"Convolution"``.
+        blobs: its weights.
+    """
+
+    def __init__(self, param: caffe_pb2.LayerParameter, blobs: list[Blob]) -> None:
+        self.name, self.type, self.blobs = param.name, param.type, blobs
+
+    def __repr__(self) -> str:
+        return f'<layer "{self.name}" ({self.type})>'
+
+
+class Net:
+    """A network whose blobs and weights may be looked at and written to.
+
+    Called as pycaffe's, in both of its ways: ``Net(file, phase, level=0, stages=None, weights=None)`` and
+    ``Net(file, weights, phase)``.
+
+    Args:
+        network_file: a net prototxt, or a ``NetParameter``.
+        *args: a phase, or a weights file and a phase.
+        phase: ``caffe.TRAIN`` or ``caffe.TEST``.
+        level: for ``include { min_level / max_level }`` rules.
+        stages: for ``include { stage / not_stage }`` rules.
+        weights: a ``.caffemodel`` or ``.caffemodel.h5``.
+
+    Raises:
+        ProtoError, NetError, WeightsError, DataError: naming file and place.
+
+    Example:
+        >>> from cosdask.proto import parse_net
+        >>> net = Net(parse_net('''
+        ... layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 } } }
+        ... layer { name: "double" type: "Power" bottom: "data" top: "double" power_param { scale: 2 } }
+        ... '''), TEST)
+        >>> net.blobs["data"].data[...] = 3
+        >>> net.forward()["double"]
+        array([[6., 6.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        network_file: str | os.PathLike[str] | caffe_pb2.NetParameter,
+        *args: Any,
+        phase: int | str | None = None,
+        level: int = 0,
+        stages: Sequence[str] | None = None,
+        weights: str | None = None,
+    ) -> None:
+        phase, level, stages, weights = _arguments(args, phase, level, stages, weights)
+        first = PureNet(network_file, _phase_name(phase), level, tuple(stages or ()))
+        self._set_up(first, state.seed())
+        if weights:
+            self.copy_from(weights)
+
+    @classmethod
+    def from_pure(cls, net: PureNet, seed: int) -> Net:
+        """A net from one of :class:`cosdask.Net`, with weights of its own."""
+        made: Net = object.__new__(cls)
+        made._set_up(net, seed)
+        return made
+
+    def _set_up(self, first: PureNet, seed: int) -> None:
+        # blobs that are read twice get Split layers, as in Caffe: each reader has a gradient of its own
+        self._net = PureNet(
+            insert_splits(first.to_message()),
+            first.phase,
+            first.level,
+            first.stages,
+            input_shapes=first.inputs,
+            seed=seed,
+            folder=first.folder,
+        )
+        self.name: str = first.name
+        self.phase: int = TRAIN if first.phase == "TRAIN" else TEST
+        layers = self._net.layers
+        self._layer_names: list[str] = [layer.name for layer in layers]
+        self.top_names: OrderedDict[str, list[str]] = OrderedDict((p.name, list(p.top)) for p in layers)
+        self.bottom_names: OrderedDict[str, list[str]] = OrderedDict((p.name, list(p.bottom)) for p in layers)
+        self.inputs: list[str] = [top for layer in layers if layer.type == "Input" for top in layer.top]
+        self.outputs: list[str] = list(self._net.outputs)
+        self.blobs: OrderedDict[str, Blob] = OrderedDict(
+            (name, Blob(shape)) for name, shape in self._net.blob_shapes.items()
+        )
+        self._weights: dict[str, Blob] = {
+            key: Blob(ref.weight.shape, ref.weight.axes) for key, ref in self._net.graph.owned.items()
+        }
+        self._take_params(self._net.init(seed))
+        self.params: OrderedDict[str, list[Blob]] = OrderedDict(
+            (node.key, [self._weights[ref.key].shared_as(ref.weight.shape) for ref in node.weights])
+            for node in self._net.graph.nodes
+            if node.weights
+        )
+        self.layers: list[LayerView] = [LayerView(param, self.params.get(param.name, [])) for param in layers]
+        self.layer_dict: OrderedDict[str, LayerView] = OrderedDict((layer.name, layer) for layer in self.layers)
+        self.blob_loss_weights: OrderedDict[str, float] = OrderedDict((name, 0.0) for name in self.blobs)
+        self._set_loss_weights()
+        self._seed, self._draws = seed, 0
+        self._readers: dict[int, RowReader | ArrayReader] = {}
+        self._spans: dict[Any, Any] = {}
+        self._plans: dict[tuple[int, int], BackwardPlan] = {}
+        self._keys: dict[int, Array] = {}
+        self._states: dict[str, Sequence[Array]] = {}
+        self._states_before: dict[str, Sequence[Array]] = {}
+
+    def _set_loss_weights(self) -> None:
+        for layer in self._net.layers:
+            cls = REGISTRY.get(layer.type)
+            for top, weight in zip(layer.top, loss_weights(layer, bool(cls and cls.is_loss)), strict=True):
+                self.blob_loss_weights[top] = weight
+                if weight:
+                    self.blobs[top].gradients.fill(weight)
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    @property
+    def pure(self) -> PureNet:
+        """The :class:`cosdask.Net` beneath, with the current weights and without what blobs hold."""
+        self._net.params = self._current(self._weights)
+        return self._net
+
+    @property
+    def weights(self) -> dict[str, Blob]:
+        """Each weight once, by its key in :attr:`pure`."""
+        return self._weights
+
+    def _take_params(self, params: Params) -> None:
+        for key, blob in self._weights.items():
+            blob.put(params[key])
+
+    def _current(self, keys: Iterable[str]) -> Params:
+        return {key: self._weights[key].values.device() for key in keys}
+
+    def copy_from(self, weights: str | os.PathLike[str]) -> None:
+        """Copy weights by layer name from a ``.caffemodel`` or ``.caffemodel.h5``, or from several, with commas between.
+
+        Raises:
+            WeightsError, ProtoError, StorageError: for a file that does not fit or cannot be read.
+        """
+        pure = self.pure
+        for path in os.fspath(weights).split(","):
+            pure.load(path.strip())
+        self._take_params(pure.params)
+
+    def load_hdf5(self, weights: str | os.PathLike[str]) -> None:
+        """Copy weights from an HDF5 file, whose name must end in ``.h5``."""
+        self.copy_from(_hdf5_name(weights))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights as ``.caffemodel``, or as HDF5 where the name ends in ``.h5``."""
+        self.pure.save(path)
+
+    def save_hdf5(self, path: str | os.PathLike[str], write_diff: bool = False) -> None:
+        """Write the weights as HDF5; the name must end in ``.h5``.
+
+        Raises:
+            WeightsError: for another name, and where gradients are asked for, which are not kept in files.
+        """
+        if write_diff:
+            raise WeightsError("save_hdf5 writes weights only; save gradients with h5py from net.params[...][i].diff.")
+        self.save(_hdf5_name(path))
+
+    def share_with(self, other: Net) -> None:
+        """Use another net's weights, by layer name: both see what is written to them, now and later.
+
+        Raises:
+            WeightsError: where the weights of a layer that both have differ in number or shape.
+        """
+        for node in self._net.graph.nodes:
+            theirs = other.params.get(node.key)
+            if not node.weights or theirs is None:
+                continue
+            mine = self.params[node.key]
+            if [blob.shape for blob in mine] != [blob.shape for blob in theirs]:
+                raise WeightsError(
+                    f'layer "{node.key}": weights of shapes {[blob.shape for blob in mine]} cannot be shared with '
+                    f"{[blob.shape for blob in theirs]}.",
+                    layer=node.key,
+                )
+            mine[:] = theirs
+            for ref, blob in zip(node.weights, theirs, strict=True):
+                if ref.owner == node.key:
+                    self._weights[ref.key] = blob
+
+    def clear_param_diffs(self) -> None:
+        """Set the gradients of all weights to zero; backward adds to them."""
+        for blob in self._weights.values():
+            blob.gradients.fill(0)
+
+    # -- forward -----------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, blobs: Iterable[str] | None = None, start: str | None = None, end: str | None = None, **kwargs: Any
+    ) -> dict[str, np.ndarray]:
+        """Run the layers from ``start`` to ``end``, both included.
+
+        Data layers take their next batch; a span that begins after them goes on with what blobs hold.
+
+        Args:
+            blobs: names of blobs to return beside the outputs.
+            start: name of the first layer; default: the net's first.
+            end: name of the last layer; default: the net's last.
+            **kwargs: arrays for all of the net's inputs, by name.
+
+        Returns:
+            ``{blob: array}``: the net's outputs, or the tops of ``end``. The arrays are the blobs' own: the next call
+            changes them.
+
+        Raises:
+            NetError: for names that the net lacks, or arrays that do not fit.
+            DataError: for rows that cannot be read.
+        """
+        names = list(blobs or [])
+        first, last = self._range(start, end)
+        for name in names:
+            self._check_blob(name)
+        self._feed(kwargs, self.inputs, "inputs")
+        self._forward_layers(first, last)
+        wanted = self.top_names[end] if end is not None else self.outputs
+        return {name: self.blobs[name].data for name in dict.fromkeys([*wanted, *names])}
+
+    def _feed(self, arrays: Mapping[str, Any], names: Sequence[str], what: str) -> None:
+        if not arrays:
+            return
+        if set(arrays) != set(names):
+            raise NetError(f"the net's {what} are {', '.join(names) or 'none'}; given: {', '.join(arrays)}.")
+        for name, array in arrays.items():
+            blob, given = self.blobs[name], np.shape(array)
+            if blob.shape and (not given or given[0] != blob.shape[0]):
+                raise NetError(
+                    f'"{name}" is an array of shape {given}, but the batch is {blob.shape[0]}: reshape the blob with '
+                    f'net.blobs["{name}"].reshape, or feed any number of rows with forward_all.'
+                )
+            try:
+                (blob.data if what == "inputs" else blob.diff)[...] = array
+            except ValueError as error:
+                raise NetError(f'"{name}": an array of shape {given} does not fit {blob.shape}.') from error
+
+    def _forward_layers(self, first: int, last: int) -> None:
+        layers = self._net.layers
+        for index in range(first, last + 1):
+            if layers[index].type in INPUT_TYPES and layers[index].type != "Input":
+                for top, array in self._reader(index).next().items():
+                    self.blobs[top].put(jax.device_put(np.asarray(array, np.float32)))
+        span = self._forward_span(first, last)
+        states = self._states_for(span)
+        key = self._next_key() if span.random else None
+        tops, sums, after = span(self._current(span.weights), self._contents(span.reads), key, states)
+        if key is not None:
+            self._keys.update(dict.fromkeys(span.random, key))
+        self._states_before.update(states)
+        self._states.update(after)
+        for name, array in tops.items():
+            self.blobs[name].put(array)
+        for key, array in sums.items():
+            self._weights[key].put(array)
+
+    def _reader(self, index: int) -> RowReader | ArrayReader:
+        if index not in self._readers:
+            layer = self._net.layers[index]
+            self._readers[index] = make_reader(layer, self._net.phase, self._net.folder, self._seed)
+        return self._readers[index]
+
+    def _contents(self, names: Iterable[str]) -> dict[str, Array]:
+        return {name: self.blobs[name].values.device() for name in names}
+
+    def _next_key(self) -> Array:
+        self._draws += 1
+        return jax.random.fold_in(jax.random.key(self._seed), self._draws)
+
+    def _states_for(self, span: Forward) -> dict[str, Sequence[Array]]:
+        """The states that the last call left, where their shapes still fit."""
+        found = {}
+        for key, first in span.first_states.items():
+            kept = self._states.get(key, ())
+            fits = [a.shape for a in kept] == [a.shape for a in first]
+            found[key] = kept if fits else first
+        return found
+
+    def _shapes(self) -> dict[str, Shape]:
+        return {name: blob.shape for name, blob in self.blobs.items()}
+
+    def _span(
+        self, kind: str, first: int, last: int, reads: Callable[[], Sequence[str]], make: Callable[[], Any]
+    ) -> Any:
+        """What was built for these layers and the shapes that they read, or what ``make`` builds now."""
+        place = (kind, first, last)
+        if place not in self._spans:
+            self._spans[place] = (tuple(reads()), {})
+        names, built = self._spans[place]
+        shapes = tuple(self.blobs[name].shape for name in names)
+        if shapes not in built:
+            built[shapes] = make()
+        return built[shapes]
+
+    def _forward_span(self, first: int, last: int) -> Forward:
+        chosen = range(first, last + 1)
+        span: Forward = self._span(
+            "forward",
+            first,
+            last,
+            lambda: forward_reads(self._net.layers, _computed(self._net, chosen)),
+            lambda: Forward(self._net, chosen, self._shapes()),
+        )
+        return span
+
+    def reshape(self) -> None:
+        """Bring all blobs to the shapes that follow from those of the inputs."""
+        shapes = self._shapes()
+        span = self._forward_span(0, len(self._layer_names) - 1)
+        for name, shape in span.graph.blob_shapes.items():
+            if shape != shapes[name]:
+                self.blobs[name].reshape(*shape)
+
+    # -- backward ----------------------------------------------------------------------------------------------------
+
+    def backward(
+        self, diffs: Iterable[str] | None = None, start: str | None = None, end: str | None = None, **kwargs: Any
+    ) -> dict[str, np.ndarray]:
+        """Go back through the layers from ``start`` to ``end``, from the gradients that the top blobs hold.
+
+        Loss tops hold their ``loss_weight``, other blobs zeros until they are written to. The gradients of weights are
+        added to what ``net.params[...][i].diff`` holds (see :meth:`clear_param_diffs`).
+
+        Args:
+            diffs: names of blobs whose gradients are returned beside those of the inputs.
+            start: name of the layer to begin with; default: the net's last.
+            end: name of the layer to end with; default: the net's first.
+            **kwargs: gradients for all of the net's outputs, by name.
+
+        Returns:
+            ``{blob: array}``: the gradients of the net's inputs, or of the bottoms of ``end``; the blobs' own arrays.
+
+        Raises:
+            NetError: for names that the net lacks, or arrays that do not fit.
+        """
+        names = list(diffs or [])
+        first, last = self._range(end, start)
+        for name in names:
+            self._check_blob(name)
+        self._feed(kwargs, self.outputs, "outputs")
+        self._backward_layers(last, first)
+        wanted = self.bottom_names[end] if end is not None else self.inputs
+        return {name: self.blobs[name].diff for name in dict.fromkeys([*wanted, *names])}
+
+    def _backward_layers(self, last: int, first: int) -> None:
+        span = self._backward_span(first, last)
+        for index in span.random:
+            if index not in self._keys:
+                self._keys[index] = self._next_key()
+        diffs, grads = span(
+            self._current(span.weights),
+            self._contents(span.plan.reads),
+            {name: self.blobs[name].gradients.device() for name in span.starts},
+            {index: self._keys[index] for index in span.random},
+            {key: self._states_before[key] for key in span.recurrent if key in self._states_before},
+        )
+        for name, array in diffs.items():
+            self.blobs[name].put_diff(array)
+        for key, array in grads.items():
+            store = self._weights[key].gradients
+            store.set(array if store.is_zero else _add(store.device(), array))
+
+    def forward_backward(self) -> float:
+        """All layers forward and back, as a solver goes through them; the weighted loss."""
+        last = len(self._layer_names) - 1
+        loss = self._forward(0, last)
+        self._backward_layers(last, 0)
+        return loss
+
+    def seek(self, batch: int) -> None:
+        """Let the data layers go on with this batch, counted from 0, of their endless streams."""
+        for index in range(len(self._net.layers)):
+            if self._net.layers[index].type in INPUT_TYPES and self._net.layers[index].type != "Input":
+                self._reader(index).seek(batch)
+
+    def _backward_span(self, first: int, last: int) -> Backward:
+        plan = self._plans.get((first, last))
+        if plan is None:
+            plan = self._plans[first, last] = BackwardPlan.of(self._net.layers, range(first, last + 1))
+        span: Backward = self._span(
+            "backward", first, last, lambda: plan.reads, lambda: Backward(self._net, plan, self._shapes())
+        )
+        return span
+
+    # -- many rows, and smaller things -------------------------------------------------------------------------------
+
+    def forward_all(self, blobs: Iterable[str] | None = None, **kwargs: Any) -> dict[str, np.ndarray]:
+        """:meth:`forward` over any number of rows, a batch at a time; the last batch is filled up with zeros.
+
+        Args:
+            blobs: names of blobs to return beside the outputs.
+            **kwargs: arrays for all inputs, of equally many rows.
+
+        Returns:
+            ``{blob: array}``, as many rows as were given.
+        """
+        return forward_all(self, blobs, kwargs)
+
+    def forward_backward_all(
+        self, blobs: Iterable[str] | None = None, diffs: Iterable[str] | None = None, **kwargs: Any
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """:meth:`forward` and :meth:`backward` over any number of rows, a batch at a time.
+
+        Args:
+            blobs: names of blobs to return beside the outputs.
+            diffs: names of blobs whose gradients are returned beside those of the inputs.
+            **kwargs: arrays for all inputs and, where the net's outputs are not losses, gradients for its outputs.
+
+        Returns:
+            Blobs and gradients, as many rows as were given.
+        """
+        return forward_backward_all(self, blobs, diffs, kwargs)
+
+    def set_input_arrays(self, data: Any, labels: Any) -> None:
+        """Give the rows of the net's MemoryData layer: see :meth:`ArrayReader.set`.
+
+        Raises:
+            DataError: where the net has none, or shapes do not fit.
+        """
+        for index, layer in enumerate(self._net.layers):
+            if layer.type == "MemoryData":
+                reader = self._reader(index)
+                if isinstance(reader, ArrayReader):
+                    reader.set(data, labels, self._shapes())
+                    return
+        raise DataError("set_input_arrays needs a MemoryData layer without source_class, and the net has none.")
+
+    def _range(self, start: str | None, end: str | None) -> tuple[int, int]:
+        first = 0 if start is None else self._layer_index(start)
+        last = len(self._layer_names) - 1 if end is None else self._layer_index(end)
+        return first, last
+
+    def _layer_index(self, name: str) -> int:
+        if name not in self._layer_names:
+            raise NetError(f'the net has no layer "{name}".{did_you_mean(name, self._layer_names)}')
+        return self._layer_names.index(name)
+
+    def _check_blob(self, name: str) -> None:
+        if name not in self.blobs:
+            raise NetError(f'the net makes no blob "{name}".{did_you_mean(name, self.blobs)}')
+
+    def _forward(self, start: int, end: int) -> float:
+        """Run the layers of these indices; the weighted loss."""
+        self._forward_layers(start, end)
+        tops = {top for layer in self._net.layers[start : end + 1] for top in layer.top}
+        return self._loss(tops)
+
+    def _loss(self, tops: Iterable[str]) -> float:
+        weighted = [(self.blob_loss_weights[top], self.blobs[top]) for top in tops if self.blob_loss_weights[top]]
+        return float(sum(weight * float(jnp.sum(blob.values.device())) for weight, blob in weighted))
+
+    def _backward(self, start: int, end: int) -> None:
+        """Go back through the layers of these indices, ``start`` being the higher one."""
+        self._backward_layers(start, end)
+
+    @property
+    def _blob_names(self) -> list[str]:
+        return list(self.blobs)
+
+    @property
+    def _blobs(self) -> list[Blob]:
+        return list(self.blobs.values())
+
+    @property
+    def _inputs(self) -> list[int]:
+        return [self._blob_names.index(name) for name in self.inputs]
+
+    @property
+    def _outputs(self) -> list[int]:
+        return [self._blob_names.index(name) for name in self.outputs]
+
+    def _top_ids(self, layer: int) -> list[int]:
+        return [self._blob_names.index(name) for name in self._net.layers[layer].top]
+
+    def _bottom_ids(self, layer: int) -> list[int]:
+        return [self._blob_names.index(name) for name in self._net.layers[layer].bottom]
+
+    def __repr__(self) -> str:
+        phase = "TRAIN" if self.phase == TRAIN else "TEST"
+        return f'<caffe.Net "{self.name}" ({phase}): {len(self.layers)} layers>'
+
+
+def _arguments(
+    args: Sequence[Any], phase: Any, level: int, stages: Sequence[str] | None, weights: str | None
+) -> tuple[Any, int, Sequence[str] | None, str | None]:
+    """Sort out pycaffe's two ways to call the constructor."""
+    rest = list(args)
+    if len(rest) >= 2 and isinstance(rest[0], str | os.PathLike) and str(rest[0]) not in ("TRAIN", "TEST"):
+        weights = os.fspath(rest.pop(0))
+    names = ("phase", "level", "stages", "weights")
+    if len(rest) > len(names):
+        raise NetError(f"Net takes a file, a phase, level, stages and weights; {len(args) + 1} arguments are given.")
+    given = dict(zip(names, rest, strict=False))
+    phase = given.get("phase", phase)
+    if phase is None:
+        raise NetError("Net needs a phase: Net(file, caffe.TEST) or Net(file, weights, caffe.TEST).")
+    return phase, given.get("level", level), given.get("stages", stages), given.get("weights", weights)
+
+
+def _phase_name(phase: Any) -> str:
+    names = {TRAIN: "TRAIN", TEST: "TEST", "TRAIN": "TRAIN", "TEST": "TEST"}
+    if phase not in names:
+        raise NetError(f"phase {phase!r}: caffe.TRAIN (0) and caffe.TEST (1) are possible.")
+    return names[phase]
+
+
+def _hdf5_name(path: str | os.PathLike[str]) -> str:
+    name = os.fspath(path)
+    if not name.endswith(".h5"):
+        raise WeightsError(f"{name}: name an HDF5 file of weights with .h5 at its end.", path=name)
+    return name
+
+
+def _computed(net: PureNet, chosen: Iterable[int]) -> Iterator[int]:
+    return (index for index in chosen if net.layers[index].type not in INPUT_TYPES)
+
+
+@jax.jit
+def _add(total: Array, more: Array) -> Array:
+    return total + more
+
+
+__all__ = ["TEST", "TRAIN", "LayerView", "Net"]
