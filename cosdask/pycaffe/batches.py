@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cosdask.pycaffe.net import Net
 
 Arrays = dict[str, np.ndarray]
+#: keyword arguments, which may have any name
+Batch = dict[str, Any]
 
 
 def forward_all(net: Net, blobs: Iterable[str] | None, arrays: Mapping[str, Any]) -> Arrays:
@@ -39,7 +41,7 @@ def forward_backward_all(
     return _joined(outs, rows), _joined(grads, rows)
 
 
-def _nothing() -> Iterator[Arrays]:
+def _nothing() -> Iterator[Batch]:
     while True:
         yield {}
 
@@ -51,7 +53,7 @@ def _rows(arrays: Mapping[str, Any]) -> int:
     return next(iter(counts.values()))
 
 
-def _batches(net: Net, arrays: Mapping[str, Any]) -> Iterator[Arrays]:
+def _batches(net: Net, arrays: Mapping[str, Any]) -> Iterator[Batch]:
     """The arrays cut into the net's batches; the last one is filled up with zeros."""
     for name in arrays:
         if name not in net.blobs:
@@ -59,7 +61,7 @@ def _batches(net: Net, arrays: Mapping[str, Any]) -> Iterator[Arrays]:
     size = net.blobs[next(iter(arrays))].shape[0]
     rows = len(next(iter(arrays.values())))
     for start in range(0, rows, size):
-        batch = {}
+        batch: Batch = {}
         for name, array in arrays.items():
             part = np.asarray(array[start : start + size], np.float32)
             missing = size - len(part)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cosdask.data import Feed, RowPlan, open_source
+from cosdask.data import Feed, RowPlan, Shuffle, open_source
 from cosdask.errors import DataError
 from cosdask.nn.layer import Shape
 from cosdask.proto import caffe_pb2
@@ -37,7 +37,8 @@ class RowReader:
         """
         if self._feed is None:
             self._source = open_source(self._layer, self._phase, self._folder, {"seed": self._seed})
-            plan = RowPlan(self._source.rows, 1, seed=self._seed)
+            order = Shuffle.of(self._source, self._seed) if self._source.shuffled else None
+            plan = RowPlan(self._source.rows, 1, order)
             size = self._source.batch_size
             self._feed = Feed(self._source, plan, 0, size, first_batch=self.first_batch, seed=self._seed)
             # pycaffe's nets have no close: the threads end with the net
@@ -76,7 +77,9 @@ class ArrayReader:
         rows = np.ascontiguousarray(data, np.float32)
         marks = np.ascontiguousarray(labels, np.float32)
         if rows.ndim != 4 or rows.shape[1:] != top[1:]:
-            raise DataError(f'set_input_arrays: layer "{name}" takes arrays (n, *{top[1:]}), not {rows.shape}.', layer=name)
+            raise DataError(
+                f'set_input_arrays: layer "{name}" takes arrays (n, *{top[1:]}), not {rows.shape}.', layer=name
+            )
         if len(rows) == 0 or len(rows) % top[0] or marks.size != len(rows):
             raise DataError(
                 f'set_input_arrays: layer "{name}" takes a multiple of {top[0]} rows and a label for each; '
@@ -94,8 +97,8 @@ class ArrayReader:
         """
         if self._arrays is None:
             raise DataError(
-                f'layer "{self._layer.name}" (MemoryData) has no rows: give them with net.set_input_arrays(data, labels), '
-                "or name what it reads with source_class.",
+                f'layer "{self._layer.name}" (MemoryData) has no rows: give them with net.set_input_arrays(data, '
+                "labels), or name what it reads with source_class.",
                 layer=self._layer.name,
             )
         size = int(self._layer.memory_data_param.batch_size)
@@ -109,9 +112,7 @@ class ArrayReader:
         self._at = batch * int(self._layer.memory_data_param.batch_size) % rows
 
 
-def make_reader(
-    layer: caffe_pb2.LayerParameter, phase: str, folder: str | None, seed: int
-) -> RowReader | ArrayReader:
+def make_reader(layer: caffe_pb2.LayerParameter, phase: str, folder: str | None, seed: int) -> RowReader | ArrayReader:
     """The reader of a data layer."""
     if layer.type == "MemoryData" and not layer.source_class:
         return ArrayReader(layer)

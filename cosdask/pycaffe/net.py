@@ -165,7 +165,7 @@ class Net:
         return {key: self._weights[key].values.device() for key in keys}
 
     def copy_from(self, weights: str | os.PathLike[str]) -> None:
-        """Copy weights by layer name from a ``.caffemodel`` or ``.caffemodel.h5``, or from several, with commas between.
+        """Copy weights by layer name from a ``.caffemodel`` or ``.caffemodel.h5``, or several with commas between.
 
         Raises:
             WeightsError, ProtoError, StorageError: for a file that does not fit or cannot be read.
@@ -273,8 +273,8 @@ class Net:
         layers = self._net.layers
         for index in range(first, last + 1):
             if layers[index].type in INPUT_TYPES and layers[index].type != "Input":
-                for top, array in self._reader(index).next().items():
-                    self.blobs[top].put(jax.device_put(np.asarray(array, np.float32)))
+                for top, rows in self._reader(index).next().items():
+                    self.blobs[top].put(jax.device_put(np.asarray(rows, np.float32)))
         span = self._forward_span(first, last)
         states = self._states_for(span)
         key = self._next_key() if span.random else None
@@ -285,8 +285,8 @@ class Net:
         self._states.update(after)
         for name, array in tops.items():
             self.blobs[name].put(array)
-        for key, array in sums.items():
-            self._weights[key].put(array)
+        for weight, array in sums.items():
+            self._weights[weight].put(array)
 
     def _reader(self, index: int) -> RowReader | ArrayReader:
         if index not in self._readers:

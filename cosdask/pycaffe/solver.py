@@ -182,9 +182,7 @@ class Solver:
         outputs = plain_outputs({name: self.net.blobs[name].data for name in self.net.outputs})
         weights = {name: self.net.blob_loss_weights[name] for name in outputs if self.net.blob_loss_weights[name]}
         loss = float(np.mean(self._losses))
-        event = Progress(
-            rank=0, iteration=self.iter, loss=loss, lr=self.lr, outputs=outputs, loss_weights=weights
-        )
+        event = Progress(rank=0, iteration=self.iter, loss=loss, lr=self.lr, outputs=outputs, loss_weights=weights)
         self._tell(event)
 
     def _tell(self, event: Event) -> None:
@@ -233,8 +231,7 @@ class AdamSolver(Solver):
 
 
 _SOLVERS: dict[str, type[Solver]] = {
-    str(cls.type): cls
-    for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver)
+    str(cls.type): cls for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver)
 }
 
 
@@ -250,7 +247,7 @@ def get_solver(solver_file: str | os.PathLike[str] | caffe_pb2.SolverParameter) 
     return _SOLVERS[kind](solver_file)
 
 
-_ZERO = np.float32(0)
+_ZERO: Any = np.float32(0)
 
 
 def _as_they_are(raw: Any, xp: Any = np) -> Any:

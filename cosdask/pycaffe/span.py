@@ -225,9 +225,7 @@ class _Versions:
         found = []
         for name in node.bottoms:
             version = self._plan.versions[node.index, name]
-            found.append(
-                self._now.get(name, place) if version is None else self._replaced.get(_label(version), place)
-            )
+            found.append(self._now.get(name, place) if version is None else self._replaced.get(_label(version), place))
         return found
 
 

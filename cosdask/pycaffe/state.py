@@ -114,7 +114,7 @@ def solver_rank() -> int:
 
 def logs() -> bool:
     """Whether log lines are printed: as for glog's users, ``GLOG_minloglevel`` of 1 and more asks for silence."""
-    level = os.environ.get("GLOG_minloglevel", "0").strip()
+    level = os.environ.get("GLOG_minloglevel", "0").strip()  # noqa: SIM112  (glog's own spelling)
     return _STATE.logs and not (level.isdigit() and int(level) > 0)
 
 
