@@ -150,6 +150,19 @@ class Config:
     threads: int | None = _option(None, _optional(_whole), "CPU threads a rank; else shared out evenly", minimum=1)
     min_workers: int | None = _option(None, _optional(_whole), "start when this many workers are there", minimum=1)
     worker_deadline: float = _option(60.0, _seconds, "seconds to wait for workers", minimum=0)
+    worker_silence: float = _option(
+        60.0, _seconds, "seconds without a sign of life after which a worker counts as lost", minimum=1
+    )
+    rank_silence: float = _option(
+        30.0, _seconds, "seconds without a sign of life after which a rank is ended as hung", minimum=1
+    )
+    step_deadline: float = _option(
+        1800.0, _seconds, "seconds that one step may take, compiling included, before the rank is ended", minimum=1
+    )
+    checkpoint_seconds: float = _option(
+        300.0, _seconds, "seconds between automatic checkpoints, which restarts begin from; 0 makes none", minimum=0
+    )
+    on_nan: str = _option("stop", _text, "what to do about a loss that is not a number", choices=("stop", "warn"))
     on_bad_rows: str = _option("error", _text, "what to do about a row that cannot be read", choices=("error", "skip"))
     allow_modules: list[str] = dataclasses.field(
         default_factory=list, metadata=_names_rules("Python modules that the prototxt may name", metavar="NAMES")

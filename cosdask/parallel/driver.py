@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import threading
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib import metadata
 from typing import Any, TypeVar, cast
 
@@ -15,14 +12,14 @@ import pandas as pd
 from distributed import Client, get_client
 
 from cosdask.config import Config
-from cosdask.errors import ConfigError, DeadlineError, GroupError
-from cosdask.events import Event, Restarted, RunEnded, Snapshot, Warned, from_dict
+from cosdask.errors import ConfigError, GroupError
 from cosdask.parallel import evaluate, features, prepare
-from cosdask.parallel.generation import Generation
 from cosdask.parallel.group import Member, check_data, check_free, results_of, scheduler_address, wait_for_members
 from cosdask.parallel.job import Job
 from cosdask.parallel.plugins import dump_plugins
-from cosdask.parallel.results import Record, TrainResult
+from cosdask.parallel.recovery import Recovery
+from cosdask.parallel.results import TrainResult
+from cosdask.parallel.run import Run
 from cosdask.parallel.snapshots import newest_whole
 from cosdask.parallel.sources import source_options, source_spec
 from cosdask.proto import caffe_pb2, read_solver, to_text
@@ -131,18 +128,19 @@ class CaffeOnDask:
         if not validate:
             param.test_interval = 0
         folder = RunFolder(run_folder_for(prepare.absolute(config.model)))
+        members = self._members(client)
+        # a run that its client left may still be going on, and writes one more snapshot when told to end
+        check_free(client, members, take_over=prepare.absolute(config.model) if config.resume else "")
         if config.resume:
             config, param.random_seed = _resumed(config, folder)
-        members = self._members(client)
-        check_free(client, members)
         job = self._job(client, config, param, members, source, validation, validate)
         if not self.config.resume:
             folder.reset()
         folder.write_run(_run_description(config, job, members))
         consumers = default_consumers(config.progress) if self._consumers is None else list(self._consumers)
-        run = _Run(client, job.topic, folder, consumers)
+        run = Run(client, job.topic, folder, consumers)
         with run:
-            self._generations(client, job, members, run)
+            Recovery(client, config, job, members, run).to_the_end()
             run.wait_for_end()
         result = run.record.result(job.solver, job.model, folder.url)
         if result.status != "done":
@@ -193,48 +191,12 @@ class CaffeOnDask:
             validate=validate and bool(tests),
             devices=config.devices,
             deadline=config.worker_deadline,
+            rank_silence=config.rank_silence,
+            step_deadline=config.step_deadline,
+            checkpoint_seconds=config.checkpoint_seconds,
+            on_nan=config.on_nan,
             plugins=dump_plugins(),
         )
-
-    def _generations(self, client: Client, job: Job, members: list[Member], run: _Run) -> None:
-        """Run groups one after the other until one comes to the end.
-
-        Where a rank or a worker is lost, a new group goes on from the newest whole snapshot. Errors that would come
-        again end the run, and so do losses without progress between them.
-        """
-        fruitless, best = 0, -1
-        for generation in itertools.count():
-            try:
-                Generation(client, replace(job, generation=generation), members).run()
-                return
-            except KeyboardInterrupt as error:
-                raise KeyboardInterrupt(run.where_it_stopped()) from error
-            except GroupError as error:
-                if not error.where.get("died"):
-                    raise
-                reached = run.record.reached()
-                fruitless = fruitless + 1 if reached <= best else 0
-                best = max(best, reached)
-                if fruitless >= FRUITLESS:
-                    raise
-                members, job = self._after_loss(client, job, run, generation, error.message)
-
-    def _after_loss(
-        self, client: Client, job: Job, run: _Run, generation: int, reason: str
-    ) -> tuple[list[Member], Job]:
-        """The members and the job of the next group; the loss is told and kept."""
-        config = self.config
-        members = wait_for_members(client, job.world, job.world, config.worker_deadline)
-        snapshot, problems = newest_whole(run.folder)
-        for problem in problems:
-            run.tell(Warned(message=problem))
-        if snapshot is not None:
-            job = replace(job, snapshot=snapshot["state"], weights="")
-        run.tell(
-            Restarted(generation=generation + 1, reason=reason, iteration=snapshot["iteration"] if snapshot else 0)
-        )
-        threads = [config.threads or member.threads for member in members]
-        return members, replace(job, members=[member.as_dict() for member in members], threads=threads)
 
     def _test(self, client: Client, source: Any) -> dict[str, Any]:
         self.config.check("test")
@@ -295,56 +257,6 @@ def _then(value: Any, function: Callable[[Any], Any]) -> Any:
         return function(await value)
 
     return later()
-
-
-class _Run:
-    """A run as the client follows it: its events go to the consumers, and are kept for the result."""
-
-    def __init__(self, client: Client, topic: str, folder: RunFolder, consumers: list[Consumer]) -> None:
-        self.folder, self.record = folder, Record()
-        self._client, self._topic = client, topic
-        self._ended = threading.Event()
-        # a run that is taken up again goes on with its own record; views only show what is new
-        for record in folder.read_events():
-            self.record.handle(from_dict(record))
-        self._consumers: list[Consumer] = [self.record, *consumers]
-
-    def __enter__(self) -> None:
-        self._client.subscribe_topic(self._topic, self._handle)
-
-    def __exit__(self, *_: object) -> None:
-        self._client.unsubscribe_topic(self._topic)
-        self.folder.close()
-        for consumer in self._consumers:
-            consumer.close()
-
-    def _handle(self, message: Any) -> None:
-        _, record = message
-        self._spread(from_dict(record))
-
-    def _spread(self, event: Event) -> None:
-        for consumer in self._consumers:
-            consumer.handle(event)
-        if isinstance(event, RunEnded):
-            self._ended.set()
-
-    def wait_for_end(self) -> None:
-        """Wait for the last event, which may come a moment after the ranks' results."""
-        if not self._ended.wait(_LAST_EVENT):
-            raise DeadlineError(f"the ranks ended, but their last event did not come within {_LAST_EVENT:.0f} s.")
-
-    def tell(self, event: Event) -> None:
-        """An event of the driver's own."""
-        self.folder.append_event(event.to_dict())
-        self._spread(event)
-
-    def where_it_stopped(self) -> str:
-        """What there is to go on from, in words."""
-        snapshots = self.record.of(Snapshot)
-        if not snapshots:
-            return "There is no snapshot yet."
-        last = snapshots[-1]
-        return f"The snapshot of iteration {last.iteration} is {last.state}; go on from it with --resume."
 
 
 def _run_description(config: Config, job: Job, members: list[Member]) -> dict[str, Any]:

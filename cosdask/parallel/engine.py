@@ -22,16 +22,19 @@ from cosdask.solver.step import Gradient, Raw, State, add_gradients
 AXIS = "data"
 #: gradients of fewer numbers than this travel together in one buffer
 SMALL = 1 << 16
+#: what a rank that is preempted asks with; more than there are ranks, so that a mean over all of them shows it
+_PREEMPTED = float(1 << 20)
 
 
 class LoneEngine(Engine):
     """The engine of a group of one rank with one device: nobody to meet, so exactly the bare solver's step."""
 
+    preempted = False
     _stop_asked = False
 
-    def ask_to_stop(self) -> None:
+    def ask_to_stop(self, preempt: bool = False) -> None:
         """Ask for the end after this iteration."""
-        self._stop_asked = True
+        self._stop_asked, self.preempted = True, preempt
 
     def stop_requested(self) -> bool:
         """Whether the end was asked for."""
@@ -51,7 +54,8 @@ class GroupEngine(Engine):
         self.mesh, self.process = mesh, process
         self._sharded = NamedSharding(mesh, P(AXIS))
         self._replicated = NamedSharding(mesh, P())
-        self._stop_asked = False
+        self._stop_asked = 0.0
+        self.preempted = False
         self._stops: deque[Any] = deque()
         super().__init__(*arguments, **keywords)
 
@@ -126,9 +130,13 @@ class GroupEngine(Engine):
         self._stops.append(stops)
         return state, shown
 
-    def ask_to_stop(self) -> None:
-        """Ask the whole group to end; it does so together within two iterations."""
-        self._stop_asked = True
+    def ask_to_stop(self, preempt: bool = False) -> None:
+        """Ask the whole group to end; it does so together within two iterations.
+
+        Args:
+            preempt: the place is needed, so that the group may form again elsewhere.
+        """
+        self._stop_asked = _PREEMPTED if preempt else 1.0
 
     def stop_requested(self) -> bool:
         """Whether any rank asked to stop, as all ranks know it from the step before the last.
@@ -138,13 +146,15 @@ class GroupEngine(Engine):
         """
         if len(self._stops) < 2:
             return False
-        return bool(np.asarray(self._stops.popleft()) > 0)
+        asked = float(np.asarray(self._stops.popleft()))
+        self.preempted = asked > 1.0  # the mean of those who only ask to stop is 1 at most
+        return asked > 0
 
     # -- testing and snapshots ---------------------------------------------------------------------------------------
 
-    def snapshot(self) -> tuple[str, str]:
+    def snapshot(self, names: tuple[str, str] | None = None) -> tuple[str, str]:
         """Process 0 writes the pair; the others only name it."""
-        return super().snapshot() if self.process == 0 else self.snapshot_names()
+        return super().snapshot(names) if self.process == 0 else names or self.snapshot_names()
 
     def test_params(self) -> Params:
         """This process's own copy of the weights, so that testing needs nobody else."""

@@ -28,13 +28,16 @@ ENDING = 10.0
 class Generation:
     """Starts a job's ranks, waits for them, and ends them all on the first sign that one is lost."""
 
-    def __init__(self, client: Client, job: Job, members: list[Member]) -> None:
+    def __init__(self, client: Client, job: Job, members: list[Member], silence: float = 60.0) -> None:
         self.client, self.members = client, members
         coordinator = meeting_point(client, members) if job.world > 1 else ""
         self.job = replace(job, coordinator=coordinator)
         self._futures: list[Future] = []
         self._changed = threading.Event()
         self._touched = self._looked = time.monotonic()
+        self._silence = silence
+        #: each worker's last heartbeat as the scheduler's clock has it, and when it was first seen here
+        self._heard: dict[str, tuple[float, float]] = {}
 
     def run(self) -> list[dict[str, Any]]:
         """Run to the end: the ranks' results, by rank.
@@ -117,6 +120,24 @@ class Generation:
                     rank=rank,
                     host=member.host,
                 )
+            if member.address in there:
+                self._check_heartbeat(member, rank, float(there[member.address]["last_seen"]))
+
+    def _check_heartbeat(self, member: Member, rank: int, beat: float) -> None:
+        """A worker that hangs stays connected: only its heartbeats to the scheduler end."""
+        now = time.monotonic()
+        if self._heard.get(member.address, (None, 0.0))[0] != beat:
+            self._heard[member.address] = (beat, now)
+        silent = now - self._heard[member.address][1]
+        if silent > self._silence:
+            raise GroupError(
+                f"rank {rank}: worker {member.worker} at {member.host} has sent no heartbeat for {silent:.0f} s; it "
+                "hangs, or its host does.",
+                died=True,
+                silent=member.address,
+                rank=rank,
+                host=member.host,
+            )
 
     def _gather_error(self) -> BaseException:
         """The most telling of the ranks' errors: one rank's own error ends the others, whose ends say little."""

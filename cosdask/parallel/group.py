@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ from cosdask.parallel.prepare import check_visible
 
 #: seconds that workers have to answer a call
 ANSWER = 10.0
+#: seconds that the ranks of a run left by its client have to snapshot and end
+LEAVING = 60.0
+#: seconds that a nanny has to start a silent worker again
+REVIVING = 30.0
 #: seconds that finding and counting the rows may take
 PREPARING = 3600.0
 
@@ -45,7 +49,9 @@ def scheduler_address(client: Client) -> str:
     return str(client.scheduler.address)
 
 
-def wait_for_members(client: Client, wanted: int | None, least: int | None, deadline: float) -> list[Member]:
+def wait_for_members(
+    client: Client, wanted: int | None, least: int | None, deadline: float, avoid: Collection[str] = ()
+) -> list[Member]:
     """The workers to use, in rank order: sorted by name, so that results do not depend on who came first.
 
     Args:
@@ -53,6 +59,7 @@ def wait_for_members(client: Client, wanted: int | None, least: int | None, dead
         wanted: how many to use; None: all that are there.
         least: how many are enough when the deadline comes; default: all that are wanted.
         deadline: seconds to wait.
+        avoid: addresses of workers that are listed but do not answer.
 
     Raises:
         DeadlineError: too few came.
@@ -60,7 +67,7 @@ def wait_for_members(client: Client, wanted: int | None, least: int | None, dead
     needed = wanted or least or 1
     until = time.monotonic() + deadline
     while True:
-        found = workers_of(client)
+        found = {address: record for address, record in workers_of(client).items() if address not in avoid}
         if len(found) >= needed:
             break
         left = until - time.monotonic()
@@ -108,13 +115,21 @@ def ask_workers(client: Client, addresses: list[str], function: Callable[..., An
         return {}
 
 
-def check_free(client: Client, members: list[Member]) -> None:
+def check_free(client: Client, members: list[Member], take_over: str = "") -> None:
     """No member may be training already: its tasks would wait behind the other run without a word.
+
+    Args:
+        client: connected to the cluster.
+        members: the workers to use.
+        take_over: a model whose run, left alone by a client that died, is asked to snapshot and end.
 
     Raises:
         GroupError: naming the worker and the run.
     """
-    answers = ask_workers(client, [member.address for member in members], link.live_run)
+    addresses = [member.address for member in members]
+    if take_over:
+        _end_left_runs(client, addresses, take_over)
+    answers = ask_workers(client, addresses, link.live_run)
     for member in members:
         if isinstance(answers.get(member.address), str) and answers[member.address]:
             raise GroupError(
@@ -122,6 +137,26 @@ def check_free(client: Client, members: list[Member]) -> None:
                 "to end, or use other workers.",
                 host=member.host,
             )
+
+
+def _end_left_runs(client: Client, addresses: list[str], model: str) -> None:
+    """Wait until the ranks of an earlier client's run of this model have written a snapshot and ended."""
+    until = time.monotonic() + LEAVING
+    while any(answer is True for answer in ask_workers(client, addresses, link.stop_model, model).values()):
+        if time.monotonic() > until:
+            raise DeadlineError(
+                f"the run of {model} that an earlier client left did not end within {LEAVING:.0f} s of being asked to."
+            )
+        time.sleep(0.2)
+
+
+def revive(client: Client, address: str) -> bool:
+    """Have a silent worker's nanny end it and start it again; False where that was not to be done."""
+    try:
+        done = client.restart_workers([address], timeout=REVIVING, raise_for_error=False)
+    except (ValueError, TimeoutError, OSError):
+        return False  # it has no nanny, or that is as silent as the worker
+    return done.get(address) == "OK"
 
 
 def results_of(futures: list[Future]) -> list[Any]:

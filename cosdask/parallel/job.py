@@ -29,6 +29,10 @@ class Job:
         members: for each rank its worker's address, name and host.
         deadline: seconds that a rendezvous may take.
         pace: seconds between two progress events of rank 0.
+        rank_silence: seconds without a sign of life after which a rank is ended.
+        step_deadline: seconds that one step may take before the rank is ended.
+        checkpoint_seconds: seconds between automatic checkpoints; 0 for none.
+        on_nan: ``"stop"`` or ``"warn"``: what a loss that is not a number does.
         plugins: the user's own layers and sources, pickled by the client, base64.
     """
 
@@ -49,6 +53,10 @@ class Job:
     coordinator: str = ""
     deadline: float = 60.0
     pace: float = 0.5
+    rank_silence: float = 30.0
+    step_deadline: float = 1800.0
+    checkpoint_seconds: float = 300.0
+    on_nan: str = "stop"
     plugins: str = ""
 
     def to_json(self) -> str:

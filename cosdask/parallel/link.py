@@ -34,11 +34,21 @@ _ENDING = 10.0
 
 
 class LiveRank:
-    """A rank's process on this worker, and when the driver was last heard of."""
+    """A rank's process on this worker.
+
+    Attributes:
+        heard: when the driver was last heard of; times are of the monotonic clock.
+        sign: when the rank last gave a sign of life.
+        moved: when the rank last did a step or another piece of work.
+        verdict: why the rank was ended from here, in words; "" where it was not.
+    """
 
     def __init__(self, job: Job, rank: int, process: subprocess.Popen[str], log: IO[bytes]) -> None:
         self.job, self.rank, self.process, self.log = job, rank, process, log
-        self.heard = time.monotonic()
+        self.heard = self.sign = self.moved = time.monotonic()
+        self.steps = -1
+        #: why the rank was ended from here, in words
+        self.verdict = ""
         self._lock = threading.Lock()
 
     def command(self, word: str) -> None:
@@ -51,6 +61,22 @@ class LiveRank:
                     stdin.flush()
                 except BrokenPipeError:
                     return  # it ended in between; run_rank sees that
+
+    def note(self, steps: int) -> None:
+        """A sign of life: the rank has done so many pieces of work."""
+        self.sign = time.monotonic()
+        if steps != self.steps:
+            self.steps, self.moved = steps, self.sign
+
+    def end_if_hung(self) -> None:
+        """Kill a rank that gives no sign of life, or that does nothing for longer than a step may take."""
+        now, job = time.monotonic(), self.job
+        if now - self.sign > job.rank_silence:
+            self.verdict = f"gave no sign of life for {now - self.sign:.0f} s, so it was ended as hung (--rank-silence)"
+        elif now - self.moved > job.step_deadline:
+            self.verdict = f"did nothing for {now - self.moved:.0f} s, so it was ended (--step-deadline)"
+        if self.verdict:
+            self.process.kill()
 
     def log_tail(self) -> str:
         """The last of what the rank printed."""
@@ -92,6 +118,15 @@ def stop_rank(run_id: str) -> None:
     live = _live
     if live is not None and live.job.run_id == run_id:
         live.command("stop")
+
+
+def stop_model(model: str) -> bool:
+    """Ask this worker's rank of any run of a model to snapshot and end; returns whether there is one."""
+    live = _live
+    if live is None or live.job.model != model:
+        return False
+    live.command("stop")
+    return True
 
 
 def kill_rank(run_id: str) -> None:
@@ -155,16 +190,17 @@ def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
     """Pass the rank's events on until it ends."""
     live.command(live.job.to_json())
     watching = threading.Event()
-    watcher = threading.Thread(target=_watch_driver, args=(live, watching), name="driver-watch", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(live, watching), name="rank-watch", daemon=True)
     watcher.start()
     last: dict[str, Any] = {}
     try:
         assert live.process.stdout is not None
         for line in live.process.stdout:
             message = json.loads(line)
+            live.note(message.get("steps", live.steps))
             if message["kind"] == "event":
                 worker.log_event(live.job.topic, message["event"])
-            else:
+            elif message["kind"] != "sign":
                 last = message
         code = _ended(live)
     finally:
@@ -189,9 +225,10 @@ def _ended(live: LiveRank) -> int:
         ) from error
 
 
-def _watch_driver(live: LiveRank, done: threading.Event) -> None:
-    """End the rank, with a snapshot, where the driver has not been heard of for too long."""
+def _watch(live: LiveRank, done: threading.Event) -> None:
+    """End the rank where it hangs; and, with a snapshot, where the driver has not been heard of for too long."""
     while not done.wait(1.0):
+        live.end_if_hung()
         silent = time.monotonic() - live.heard
         if silent > CLIENT_GONE:
             live.command("stop")
@@ -216,6 +253,8 @@ def _failure(live: LiveRank, last: dict[str, Any], code: int) -> CosdaskError:
             return GroupError(f"{_who(live)} lost a peer: {last['message'].splitlines()[0]}", lost_peer=True, **where)
         return RankError(f"{_who(live)}: {last['error']}: {last['message']}\n{last.get('traceback', '')}", **where)
     cause = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if live.verdict:
+        return GroupError(f"{_who(live)} {live.verdict}, after {live.steps} step(s).", died=True, **where)
     return GroupError(f"{_who(live)} {cause}. Its last output:\n{live.log_tail() or '(none)'}", died=True, **where)
 
 

@@ -15,6 +15,19 @@ def describe_file(url: str) -> tuple[int, str]:
     return len(data), hashlib.sha256(data).hexdigest()
 
 
+def enter_snapshot(folder: RunFolder, model: str, state: str, iteration: int, automatic: bool = False) -> None:
+    """Enter a pair that was just written in the run folder's list, with the size and hash of its files."""
+    files = {"model": describe_file(model), "state": describe_file(state)}
+    folder.add_snapshot(
+        model,
+        state,
+        iteration,
+        sizes={name: size for name, (size, _) in files.items()},
+        hashes={name: digest for name, (_, digest) in files.items()},
+        automatic=automatic,
+    )
+
+
 def newest_whole(folder: RunFolder) -> tuple[Snapshot | None, list[str]]:
     """The newest snapshot whose model and state are as they were written, and what is wrong with newer ones."""
     problems: list[str] = []

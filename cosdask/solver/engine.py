@@ -181,9 +181,9 @@ class Engine:
         for test in self._tests or []:
             test.done = self.validations_before(self.iteration)
 
-    def snapshot(self) -> tuple[str, str]:
-        """Write a snapshot pair where ``snapshot_prefix`` says; returns the paths of model and state."""
-        names = self.snapshot_names()
+    def snapshot(self, names: tuple[str, str] | None = None) -> tuple[str, str]:
+        """Write a snapshot pair, by default where ``snapshot_prefix`` says; returns the paths of model and state."""
+        names = names or self.snapshot_names()
         # Caffe stores the step that the last iteration had, which is not yet that of the next one
         current_step = policy_step(self.param, max(0, self.iteration - 1))
         state = State(self.test_params(), self.state.history)
@@ -283,6 +283,11 @@ class Engine:
         for offset, raw in enumerate(raws[1:], start=1):
             total = self._accumulate(params, total, raw, first + np.uint32(offset), rank)
         return total
+
+    @property
+    def work(self) -> int:
+        """How much has been done: iterations and batches of validation; as long as it grows, nothing hangs."""
+        return self.iteration + sum(test.evaluator.batches for test in self._tests or [])
 
     def stop_requested(self) -> bool:
         """Whether the training shall end after this iteration; the group's engine agrees on it with the others."""

@@ -62,6 +62,8 @@ class Evaluator:
 
     def __init__(self, net: Net, source: Source) -> None:
         self.net, self.source = net, source
+        #: batches evaluated so far
+        self.batches = 0
         self._axes = {name: net.batch_axis(name) for name in net.outputs}
         self._compiled = device.compile_function(self._outputs)
 
@@ -84,6 +86,7 @@ class Evaluator:
         totals = Totals()
         for ids, raw in take(self.source, list(segments), self.source.batch_size):
             outputs = self._compiled(params, raw)
+            self.batches += 1
             totals.add({name: np.asarray(value) for name, value in outputs.items()}, len(ids))
         return totals
 

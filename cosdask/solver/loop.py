@@ -29,9 +29,20 @@ class Loop:
         emit: takes the events.
         pace: how often progress is told.
         rank: the rank that the events name.
+        check_loss: is shown an iteration and its loss whenever progress is told, and before each snapshot.
+        after_step: is called after every iteration.
     """
 
-    def __init__(self, engine: Engine, emit: Emit, pace: Pace | None = None, rank: int = 0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        emit: Emit,
+        pace: Pace | None = None,
+        rank: int = 0,
+        check_loss: Callable[[int, float], None] | None = None,
+        after_step: Callable[[], None] | None = None,
+    ) -> None:
+        self._check_loss, self._after_step = check_loss, after_step
         self.engine, self._emit, self._rank = engine, emit, rank
         self._pace = pace or Pace()
         self._told_at, self._told_iteration, self._waited = time.monotonic(), engine.iteration, 0.0
@@ -46,10 +57,17 @@ class Loop:
             engine.step()
             self._tell_progress()
             if param.snapshot > 0 and engine.iteration % param.snapshot == 0:
+                self._look_at_loss()
                 self.snapshot()
+            if self._after_step is not None:
+                self._after_step()
             if engine.stop_requested():
                 return False
         return True
+
+    def _look_at_loss(self) -> None:
+        if self._check_loss is not None:
+            self._check_loss(self.engine.iteration - 1, self.engine.loss)
 
     def _test_due(self) -> bool:
         engine, interval = self.engine, self.engine.param.test_interval
@@ -100,6 +118,7 @@ class Loop:
         rows = iterations * engine.source.batch_size * engine.param.iter_size * engine.settings.world
         input_share = min(1.0, max(0.0, waited - self._waited) / seconds) if seconds > 0 else 0.0
         self._told_at, self._told_iteration, self._waited = now, engine.iteration, waited
+        self._look_at_loss()
         self._emit(
             Progress(
                 rank=self._rank,

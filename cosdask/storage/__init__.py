@@ -11,6 +11,7 @@ from cosdask.storage.paths import (
     parent,
     read_bytes,
     read_text,
+    remove,
     resolve,
     stamp,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "read_bytes",
     "read_text",
     "refuse_overwrite",
+    "remove",
     "resolve",
     "run_folder_for",
     "stamp",

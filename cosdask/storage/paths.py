@@ -209,3 +209,19 @@ def read_text(url: PathLike, limit: int | None = None) -> str:
             path=name,
             offset=error.start,
         ) from error
+
+
+def remove(url: PathLike) -> None:
+    """Delete a file; one that is not there is no error.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    fs, path = filesystem(url)
+    try:
+        fs.rm_file(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        name = os.fspath(url)
+        raise StorageError(f"{name}: cannot be deleted: {error}", path=name) from error

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any, TypedDict
+from collections.abc import Collection, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from cosdask.errors import StorageError
 from cosdask.storage.atomic import atomic_write
@@ -25,13 +25,17 @@ _REMOTE_PART = 200
 
 
 class Snapshot(TypedDict):
-    """One whole snapshot; ``sizes`` (bytes) and ``hashes`` are keyed ``"model"`` and ``"state"``."""
+    """One whole snapshot; ``sizes`` (bytes) and ``hashes`` are keyed ``"model"`` and ``"state"``.
+
+    ``automatic`` ones are the run's own checkpoints, which come and go; the others are the user's.
+    """
 
     model: str
     state: str
     iteration: int
     sizes: dict[str, int]
     hashes: dict[str, str]
+    automatic: NotRequired[bool]
 
 
 def run_folder_for(model_url: PathLike) -> str:
@@ -74,6 +78,8 @@ class RunFolder:
             name = os.path.basename(entry.rstrip("/"))
             if _EVENT_PART.search(name) or name in ("run.json", "validation.csv", "snapshots.json"):
                 fs.rm_file(entry)
+            elif name == "checkpoints":
+                fs.rm(entry, recursive=True)
 
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Replace ``run.json``."""
@@ -159,7 +165,13 @@ class RunFolder:
             raise StorageError(f"{name}: not a table: {error}", path=name) from error
 
     def add_snapshot(
-        self, model: str, state: str, iteration: int, sizes: Mapping[str, int], hashes: Mapping[str, str]
+        self,
+        model: str,
+        state: str,
+        iteration: int,
+        sizes: Mapping[str, int],
+        hashes: Mapping[str, str],
+        automatic: bool = False,
     ) -> None:
         """Enter a whole snapshot in ``snapshots.json``; one of the same model name is replaced.
 
@@ -169,10 +181,20 @@ class RunFolder:
             iteration: the iteration it was taken after.
             sizes: bytes, by ``"model"`` and ``"state"``.
             hashes: content hashes, by the same keys.
+            automatic: whether it is one of the run's own checkpoints.
         """
         entry = Snapshot(model=model, state=state, iteration=iteration, sizes=dict(sizes), hashes=dict(hashes))
+        if automatic:
+            entry["automatic"] = True
         kept = [old for old in self.read_snapshots() if old["model"] != model]
         self._write_json("snapshots.json", [*kept, entry])
+
+    def forget_snapshots(self, models: Collection[str]) -> None:
+        """Take snapshots off the list, by the URLs of their models; the files stay."""
+        entries = self.read_snapshots()
+        kept = [entry for entry in entries if entry["model"] not in models]
+        if len(kept) < len(entries):
+            self._write_json("snapshots.json", kept)
 
     def read_snapshots(self) -> list[Snapshot]:
         """The whole snapshots, oldest first; empty when there are none yet.

@@ -1,0 +1,75 @@
+"""A run as the client follows it: its events go to the consumers and are kept for the result."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from distributed import Client
+
+from cosdask.errors import DeadlineError
+from cosdask.events import Event, RunEnded, Snapshot, from_dict
+from cosdask.parallel.results import Record
+from cosdask.storage import RunFolder
+from cosdask.view import Consumer
+
+#: seconds to wait for the last event once the ranks have ended
+_LAST_EVENT = 30.0
+
+
+class Run:
+    """Listens to a run's topic while it is entered.
+
+    Args:
+        client: connected to the cluster.
+        topic: the Dask topic of the run's events.
+        folder: the run folder; the driver's own events are kept there too.
+        consumers: what else is told of each event.
+    """
+
+    def __init__(self, client: Client, topic: str, folder: RunFolder, consumers: Sequence[Consumer]) -> None:
+        self.folder, self.record = folder, Record()
+        self._client, self._topic = client, topic
+        self._ended = threading.Event()
+        # a run that is taken up again goes on with its own record; views only show what is new
+        for record in folder.read_events():
+            self.record.handle(from_dict(record))
+        self._consumers: list[Consumer] = [self.record, *consumers]
+
+    def __enter__(self) -> None:
+        self._client.subscribe_topic(self._topic, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        self._client.unsubscribe_topic(self._topic)
+        self.folder.close()
+        for consumer in self._consumers:
+            consumer.close()
+
+    def _handle(self, message: Any) -> None:
+        _, record = message
+        self._spread(from_dict(record))
+
+    def _spread(self, event: Event) -> None:
+        for consumer in self._consumers:
+            consumer.handle(event)
+        if isinstance(event, RunEnded):
+            self._ended.set()
+
+    def wait_for_end(self) -> None:
+        """Wait for the last event, which may come a moment after the ranks' results."""
+        if not self._ended.wait(_LAST_EVENT):
+            raise DeadlineError(f"the ranks ended, but their last event did not come within {_LAST_EVENT:.0f} s.")
+
+    def tell(self, event: Event) -> None:
+        """An event of the driver's own."""
+        self.folder.append_event(event.to_dict())
+        self._spread(event)
+
+    def where_it_stopped(self) -> str:
+        """What there is to go on from, in words."""
+        snapshots = self.record.of(Snapshot)
+        if not snapshots:
+            return "There is no snapshot yet."
+        last = snapshots[-1]
+        return f"The snapshot of iteration {last.iteration} is {last.state}; go on from it with --resume."
