@@ -41,6 +41,7 @@ class LiveRank:
         sign: when the rank last gave a sign of life.
         moved: when the rank last did a step or another piece of work.
         verdict: why the rank was ended from here, in words; "" where it was not.
+        unwanted: whether the driver ended the rank, since another one was lost.
     """
 
     def __init__(self, job: Job, rank: int, process: subprocess.Popen[str], log: IO[bytes]) -> None:
@@ -49,6 +50,7 @@ class LiveRank:
         self.steps = -1
         #: why the rank was ended from here, in words
         self.verdict = ""
+        self.unwanted = False
         self._lock = threading.Lock()
 
     def command(self, word: str) -> None:
@@ -133,6 +135,7 @@ def kill_rank(run_id: str) -> None:
     """End the run's rank on this worker at once."""
     live = _live
     if live is not None and live.job.run_id == run_id:
+        live.unwanted = True
         live.process.kill()
 
 
@@ -253,6 +256,8 @@ def _failure(live: LiveRank, last: dict[str, Any], code: int) -> CosdaskError:
             return GroupError(f"{_who(live)} lost a peer: {last['message'].splitlines()[0]}", lost_peer=True, **where)
         return RankError(f"{_who(live)}: {last['error']}: {last['message']}\n{last.get('traceback', '')}", **where)
     cause = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if live.unwanted and code == -signal.SIGKILL:
+        return GroupError(f"{_who(live)} was ended because another was lost.", lost_peer=True, died=True, **where)
     if live.verdict:
         return GroupError(f"{_who(live)} {live.verdict}, after {live.steps} step(s).", died=True, **where)
     return GroupError(f"{_who(live)} {cause}. Its last output:\n{live.log_tail() or '(none)'}", died=True, **where)

@@ -6,6 +6,7 @@ writes), ``validation.csv``, ``snapshots.json`` (the whole snapshots).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -108,7 +109,15 @@ class RunFolder:
             self._events.write(line)
             self._events.flush()
         except OSError as error:
+            self._leave_part()
             raise StorageError(f"{self.url}: cannot add an event: {error}", path=self.url) from error
+
+    def _leave_part(self) -> None:
+        """Give up a part that cannot be written; what it buffers is lost, and a half line at its end is left out."""
+        file, self._events = self._events, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
 
     def flush(self) -> None:
         """Send waiting events of a remote run folder as the next part."""

@@ -26,18 +26,21 @@ from cosdask.storage import RunFolder
 
 
 class Listener:
-    """Keeps events and does something at the first of a kind."""
+    """Keeps events and does something at one of a kind, by default the first."""
 
-    def __init__(self, kind: type[Event] | None = None, act: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, kind: type[Event] | None = None, act: Callable[[], object] | None = None, number: int = 1
+    ) -> None:
         self.events: list[Event] = []
-        self._kind, self._act = kind, act
+        self._kind, self._act, self._left = kind, act, number
 
     def handle(self, event: Event) -> None:
         """Take an event."""
         self.events.append(event)
         if self._act is not None and self._kind is not None and isinstance(event, self._kind):
-            act, self._act = self._act, None
-            act()
+            self._left -= 1
+            if self._left == 0:
+                self._act()
 
     def close(self) -> None:
         """Nothing to end."""
