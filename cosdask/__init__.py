@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cosdask.cluster import LocalCluster
     from cosdask.config import Config
     from cosdask.data import Source, get_source, register_source
-    from cosdask.nn import Layer, Net, register_layer
+    from cosdask.nn import Layer, Net, allow_python_layers, register_layer
     from cosdask.parallel import CaffeOnDask, TrainResult
     from cosdask.proto.net_spec import NetSpec, layers, params
     from cosdask.solver import Solver
@@ -33,6 +33,7 @@ _PLACES = {
     "Solver": "cosdask.solver",
     "Source": "cosdask.data",
     "TrainResult": "cosdask.parallel",
+    "allow_python_layers": "cosdask.nn",
     "get_source": "cosdask.data",
     "layers": "cosdask.proto.net_spec",
     "params": "cosdask.proto.net_spec",
@@ -51,6 +52,7 @@ __all__ = [
     "Solver",
     "Source",
     "TrainResult",
+    "allow_python_layers",
     "errors",
     "get_source",
     "layers",

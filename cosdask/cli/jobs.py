@@ -55,6 +55,7 @@ def run_job(config: Config, cluster: str) -> int:
     for note in config.check():
         print(f"cosdask: note: {note}", file=sys.stderr)
     refuse_outputs(config)
+    _allow_modules(config)
     validate = check_files(config)
     with clusters.connect(cluster, config) as client:
         from cosdask.parallel import CaffeOnDask
@@ -68,6 +69,13 @@ def run_job(config: Config, cluster: str) -> int:
             else:
                 _features(job, config)
     return 0
+
+
+def _allow_modules(config: Config) -> None:
+    if config.allow_modules:
+        from cosdask.nn import allow_python_layers
+
+        allow_python_layers(config.allow_modules)
 
 
 def refuse_outputs(config: Config) -> None:

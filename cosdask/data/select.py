@@ -9,6 +9,7 @@ from typing import Any
 
 from cosdask.data.base import Source
 from cosdask.data.registry import DATA_LAYERS, is_data_layer, open_source
+from cosdask.data.rowless import SELF_FED, RowlessSource
 from cosdask.data.zipped import ZippedSource
 from cosdask.errors import ConfigError, DataError, ProtoError
 from cosdask.proto import caffe_pb2, filter_net, read_net, read_solver
@@ -37,7 +38,8 @@ def get_source(
         options: see :class:`Source`.
 
     Returns:
-        The data layer's source; several data layers are zipped (see :class:`ZippedSource`).
+        The data layer's source; several data layers are zipped (see :class:`ZippedSource`), and a net that only has
+        layers that make data (DummyData, Python) gets a :class:`RowlessSource`.
 
     Raises:
         DataError: no data layer in this phase, or data that cannot be read.
@@ -53,6 +55,9 @@ def get_source(
         what = what.conf
     layers, base_dir, name = _layers(what, phase, list(stages), level)
     sources = [open_source(layer, phase, base_dir, options) for layer in layers if is_data_layer(layer)]
+    own = [layer for layer in layers if layer.type in SELF_FED and not layer.bottom]
+    if own and not sources:
+        return RowlessSource(own[0], phase, base_dir, options)
     if not sources:
         raise DataError(
             f"{name}: no layer that reads data in the phase {phase}; add one of {', '.join(DATA_LAYERS)}, "

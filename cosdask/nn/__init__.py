@@ -2,5 +2,6 @@
 
 from cosdask.nn.layer import Layer, Weight, register_layer
 from cosdask.nn.net import Net
+from cosdask.nn.user_code import allow_python_layers
 
-__all__ = ["Layer", "Net", "Weight", "register_layer"]
+__all__ = ["Layer", "Net", "Weight", "allow_python_layers", "register_layer"]

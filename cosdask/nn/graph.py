@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 
 from cosdask.errors import NetError, did_you_mean
 from cosdask.nn.fillers import filler_problem
-from cosdask.nn.layer import Layer, Shape, Weight, count, make_layer
+from cosdask.nn.layer import REGISTRY, Layer, Shape, Weight, count, make_layer
 from cosdask.proto import caffe_pb2
 
 #: layer types whose tops come from outside: from a data source or from the caller
 INPUT_TYPES = frozenset({"Input", "Data", "MemoryData", "CoSData", "HDF5Data", "ImageData", "WindowData"})
 
+
+#: the name of the top that a loss layer gets where the prototxt gives none; no blob that others see
+AUTOMATIC = "(automatic)"
 
 #: most numbers in a blob
 MAX_COUNT = 2**31 - 1
@@ -55,6 +58,7 @@ class Node:
     weights: tuple[WeightRef, ...]
     loss_weights: tuple[float, ...]
     stopped: tuple[bool, ...]  # a bottom that no gradient flows to
+    propagates: tuple[bool, ...]  # a bottom that Caffe computes a gradient for: it depends on a trained weight
 
 
 @dataclass
@@ -123,6 +127,17 @@ def needed_layers(
     return chosen[::-1]
 
 
+def with_automatic_top(param: caffe_pb2.LayerParameter) -> caffe_pb2.LayerParameter:
+    """The layer as it is built: a loss layer without a top gets one that no other layer can name, as in Caffe."""
+    cls = REGISTRY.get(param.type)
+    if param.top or cls is None or not cls.is_loss:
+        return param
+    whole = caffe_pb2.LayerParameter()
+    whole.CopyFrom(param)
+    whole.top.append(AUTOMATIC)
+    return whole
+
+
 def loss_weights(param: caffe_pb2.LayerParameter, is_loss: bool) -> tuple[float, ...]:
     """The weight of each top in the total loss (Caffe: 1 for the first top of a loss layer unless stated)."""
     stated = list(param.loss_weight)
@@ -151,7 +166,8 @@ class GraphBuilder:
         phase: ``"TRAIN"`` or ``"TEST"``.
         inputs: shapes of the tops of input layers.
         whole: the net's whole graph, where a part of it is built: weights live where they live there, also where the
-            layer that owns a shared weight takes no part.
+            layer that owns a shared weight takes no part, and layers built for the same shapes are used again.
+        force_backward: the net's field: gradients flow to every bottom.
     """
 
     def __init__(
@@ -160,9 +176,12 @@ class GraphBuilder:
         phase: str,
         inputs: Mapping[str, Shape],
         whole: Graph | None = None,
+        force_backward: bool = False,
     ) -> None:
         self._layers = layers
-        self._known = {} if whole is None else {node.key: node.weights for node in whole.nodes}
+        self._known = {} if whole is None else {node.key: node for node in whole.nodes}
+        self._force_backward = force_backward
+        self._trained: set[str] = set()  # blobs that depend on a trained weight
         self._keys = layer_keys(layers)
         self._phase = phase
         self._inputs = inputs
@@ -188,22 +207,46 @@ class GraphBuilder:
             for top in param.top:
                 shapes[top] = self._graph.inputs[top] = tuple(self._inputs[top])
             return
-        layer = make_layer(param, [shapes[bottom] for bottom in param.bottom], self._phase)
-        self._graph.nodes.append(
-            Node(
-                index=index,
-                key=self._keys[index],
-                layer=layer,
-                bottoms=tuple(param.bottom),
-                tops=tuple(param.top),
-                weights=self._resolve_weights(self._keys[index], layer),
-                loss_weights=loss_weights(param, layer.is_loss),
-                stopped=self._stopped(layer),
-            )
+        param = with_automatic_top(param)
+        layer = self._layer(index, param)
+        weights = self._resolve_weights(self._keys[index], layer)
+        node = Node(
+            index=index,
+            key=self._keys[index],
+            layer=layer,
+            bottoms=tuple(param.bottom),
+            tops=tuple(param.top),
+            weights=weights,
+            loss_weights=loss_weights(param, layer.is_loss),
+            stopped=self._stopped(layer),
+            propagates=self._propagates(index, layer, weights),
         )
+        self._graph.nodes.append(node)
         for top, shape in zip(param.top, layer.top_shapes, strict=True):
             _check_size(layer, f'top "{top}"', shape)
-            shapes[top] = shape
+            if top != AUTOMATIC:
+                shapes[top] = shape
+
+    def _layer(self, index: int, param: caffe_pb2.LayerParameter) -> Layer:
+        """The layer for its bottoms' shapes; one that was built before is used again, as a whole or reshaped."""
+        wanted = [self._graph.blob_shapes[bottom] for bottom in param.bottom]
+        known = self._known.get(self._keys[index])
+        if known is None:
+            return make_layer(param, wanted, self._phase)
+        return known.layer if known.layer.bottom_shapes == wanted else known.layer.rebuilt(wanted)
+
+    def _propagates(self, index: int, layer: Layer, weights: Sequence[WeightRef]) -> tuple[bool, ...]:
+        """Which bottoms Caffe computes gradients for: those above a trained weight, unless the prototxt decides."""
+        known = self._known.get(self._keys[index])
+        if known is not None:
+            return known.propagates
+        stated = list(layer.param.propagate_down)
+        below = stated or [bottom in self._trained for bottom in layer.param.bottom]
+        if any(below) or any(ref.lr_mult != 0 and ref.weight.learnable for ref in weights):
+            self._trained.update(layer.param.top)
+        wanted = tuple(flows or self._force_backward for flows in below)
+        layer.set_propagation(wanted)
+        return wanted
 
     def _stopped(self, layer: Layer) -> tuple[bool, ...]:
         stated = list(layer.param.propagate_down)
@@ -229,7 +272,7 @@ class GraphBuilder:
         )
 
     def _as_known(self, key: str, layer: Layer) -> tuple[WeightRef, ...]:
-        refs = self._known[key]
+        refs = self._known[key].weights
         wanted, there = [weight.shape for weight in layer.weights], [ref.weight.shape for ref in refs]
         if wanted != there:
             layer.fail(f"the given inputs need weights of shapes {wanted}, but the net's have {there}.")

@@ -19,10 +19,11 @@ Shapes in :attr:`Layer.bottom_shapes` and :attr:`Layer.top_shapes` are always Ca
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NoReturn, TypeVar
 
 import jax
+import numpy as np
 
 from cosdask.errors import NetError, did_you_mean
 from cosdask.proto import caffe_pb2
@@ -41,12 +42,14 @@ class Weight:
         filler: how it starts; None means zeros.
         axes: the permutation from Caffe's axes to the layout it is kept in (HWIO for convolutions: ``(2, 3, 1, 0)``).
         learnable: False for running sums (BatchNorm): they change in the forward pass and their gradient is zero.
+        start: the numbers it starts with, where a user's code made them instead of a filler.
     """
 
     shape: Shape
     filler: caffe_pb2.FillerParameter | None = None
     axes: tuple[int, ...] | None = None
     learnable: bool = True
+    start: np.ndarray | None = field(default=None, compare=False)
 
 
 class Layer:
@@ -62,12 +65,13 @@ class Layer:
     """
 
     type: ClassVar[str] = ""
-    layout: ClassVar[Layout] = "caffe"
+    #: given by the class, or set in setup where it depends on the fields
+    layout: Layout = "caffe"
     #: how many bottoms and tops the layer takes: (least, most); None means no upper bound
     n_bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
     n_tops: ClassVar[tuple[int, int | None]] = (1, 1)
     #: bottoms that no gradient flows to (labels, indices)
-    no_gradient: ClassVar[tuple[int, ...]] = ()
+    no_gradient: tuple[int, ...] = ()
     #: loss layers give their first top a loss_weight of 1 where the prototxt gives none
     is_loss: ClassVar[bool] = False
 
@@ -98,6 +102,13 @@ class Layer:
     ) -> tuple[list[Array], Sequence[Array]]:
         """The tops and the weights after the forward pass; only layers with running sums override it."""
         return self.forward(weights, bottoms, rng), weights
+
+    def rebuilt(self, bottoms: Sequence[Shape]) -> Layer:
+        """This layer for bottoms of other shapes."""
+        return type(self)(self.param, bottoms, self.phase)
+
+    def set_propagation(self, wanted: Sequence[bool]) -> None:
+        """Told by the net which bottoms Caffe propagates to; only layers whose gradient is user's code need it."""
 
     @property
     def random(self) -> bool:

@@ -19,11 +19,12 @@ from cosdask.nn.execute import Outcome, Params, States, from_caffe, run_graph, t
 from cosdask.nn.fillers import fill
 from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, WeightRef, output_blobs
 from cosdask.nn.layer import Array, Shape
+from cosdask.nn.layers.python import user_errors
 from cosdask.nn.places import layer_places
 from cosdask.nn.programs import Program, Programs
 from cosdask.nn.weights import load_weights, save_weights, weights_of
 from cosdask.proto import caffe_pb2, filter_net, parse_net, read_prototxt, to_text, upgrade_net
-from cosdask.storage import FileStamp, exists, local_path, parent, stamp
+from cosdask.storage import FileStamp, exists, local_path, parent, resolve, stamp
 
 Blobs = dict[str, list[np.ndarray]]
 
@@ -83,9 +84,11 @@ class Net:
         with self._placed():
             self.outputs: list[str] = output_blobs(self.layers)
             self.inputs: dict[str, Shape] = self._input_shapes(input_shapes or {})
-            self.graph: Graph = GraphBuilder(self.layers, self.phase, self.inputs).build()
+            built = _with_places(self.layers, self.folder)
+            force = self._message.force_backward
+            self.graph: Graph = GraphBuilder(built, self.phase, self.inputs, force_backward=force).build()
         self.blob_shapes: dict[str, Shape] = self.graph.blob_shapes
-        self.programs = Programs(self.layers, self.phase, self.inputs, self.graph)
+        self.programs = Programs(built, self.phase, self.inputs, self.graph)
         self._params: Params | None = None
         self._states: dict[str, Sequence[Array]] = {}
         self._draw_key: Array | None = None
@@ -166,7 +169,9 @@ class Net:
         streams = np.random.SeedSequence(seed).spawn(len(self.graph.owned))
         params = {}
         for (key, ref), stream in zip(self.graph.owned.items(), streams, strict=True):
-            drawn = fill(ref.weight.filler, ref.weight.shape, np.random.default_rng(stream))
+            drawn = ref.weight.start
+            if drawn is None:
+                drawn = fill(ref.weight.filler, ref.weight.shape, np.random.default_rng(stream))
             params[key] = _on_device(from_caffe(drawn, ref.weight.axes))
         return params
 
@@ -319,9 +324,9 @@ class Net:
         given = {name: np.asarray(inputs[name], np.float32) for name in program.graph.inputs if name in inputs}
         params = self.params
         used = {key: params[key] for key in program.weights}
-        with self._placed():
+        with self._placed(), user_errors():
             found, after = program(used, given, self._next_key() if program.random else None, states)
-        return {name: np.asarray(array) for name, array in found.items()}, after
+            return {name: np.asarray(array) for name, array in found.items()}, after
 
     def _next_key(self) -> Array:
         """A key for the random layers of one call."""
@@ -376,6 +381,19 @@ class Net:
     def to_prototxt(self) -> str:
         """The net after filter and upgrade as text."""
         return to_text(self._message)
+
+
+def _with_places(layers: Sequence[caffe_pb2.LayerParameter], folder: str | None) -> list[caffe_pb2.LayerParameter]:
+    """The layers as they are built: files that they read are looked for beside the net too, as data files are."""
+    built = []
+    for layer in layers:
+        if layer.type == "InfogainLoss" and layer.infogain_loss_param.source:
+            placed = caffe_pb2.LayerParameter()
+            placed.CopyFrom(layer)
+            placed.infogain_loss_param.source = resolve(layer.infogain_loss_param.source, folder)
+            layer = placed
+        built.append(layer)
+    return built
 
 
 def _stated_shapes(layer: caffe_pb2.LayerParameter) -> dict[str, Shape]:

@@ -17,6 +17,7 @@ from cosdask.data import FrameSource, Segment, is_data_layer, take
 from cosdask.errors import DataError, NetError, WeightsError, did_you_mean
 from cosdask.nn.layer import Shape
 from cosdask.nn.programs import check_blob
+from cosdask.nn.user_code import dump_layers, is_user_code, load_layers
 from cosdask.nn.weights import net_message, to_binary
 from cosdask.proto import caffe_pb2, parse_binary
 from cosdask.storage import read_bytes
@@ -257,7 +258,8 @@ def reduce_net(net: Net) -> tuple[Any, ...]:
     weights: Any = net.weights_place
     if weights is None:
         weights = to_binary(net_message(net), net.to_blobs(net.params))
-    settings = (net.phase, net.level, net.stages, tuple(net.inputs.items()), net.seed, net.folder)
+    code = dump_layers() if any(is_user_code(node.layer) for node in net.graph.nodes) else b""
+    settings = (net.phase, net.level, net.stages, tuple(net.inputs.items()), net.seed, net.folder, code)
     return restore_net, (net.to_message().SerializeToString(deterministic=True), settings, weights)
 
 
@@ -287,7 +289,8 @@ def restore_net(message: bytes, settings: Any, weights: Any) -> Net:
 def _opened(message: bytes, settings: Any, weights: Any) -> Net:
     from cosdask.nn.net import Net
 
-    phase, level, stages, inputs, seed, folder = settings
+    phase, level, stages, inputs, seed, folder, code = settings
+    load_layers(code)
     parsed = parse_binary(message, caffe_pb2.NetParameter())
     net = Net(parsed, phase, level=level, stages=stages, input_shapes=dict(inputs), seed=seed, folder=folder)
     if not isinstance(weights, tuple):

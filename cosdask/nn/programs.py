@@ -12,8 +12,9 @@ import numpy as np
 from cosdask import device
 from cosdask.errors import NetError, did_you_mean
 from cosdask.nn.execute import Params, States, first_states, run_graph
-from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, needed_layers
+from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, needed_layers, output_blobs
 from cosdask.nn.layer import Array, Shape
+from cosdask.nn.user_code import is_user_code
 from cosdask.proto import caffe_pb2
 
 
@@ -103,8 +104,10 @@ class Programs:
         if (blobs, loss) not in self._needs:
             for name in blobs:
                 check_blob(name, self._whole)
-            with_loss = [node.index for node in self._whole.nodes if any(node.loss_weights)] if loss else []
-            chosen = needed_layers(self._layers, blobs, with_loss)
+            also = [node.index for node in self._whole.nodes if any(node.loss_weights)] if loss else []
+            if loss or set(blobs).issuperset(output_blobs(self._layers)):
+                also += [node.index for node in self._whole.nodes if not node.tops and is_user_code(node.layer)]
+            chosen = needed_layers(self._layers, blobs, also)
             read = {bottom for index in chosen for bottom in self._layers[index].bottom}.union(blobs)
             tops = [top for i in chosen if self._layers[i].type in INPUT_TYPES for top in self._layers[i].top]
             self._needs[blobs, loss] = chosen, [top for top in tops if top in read]

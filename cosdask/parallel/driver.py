@@ -13,6 +13,7 @@ from distributed import Client, get_client
 
 from cosdask.config import Config
 from cosdask.errors import ConfigError, GroupError
+from cosdask.nn import allow_python_layers
 from cosdask.parallel import evaluate, features, prepare
 from cosdask.parallel.group import Member, check_data, check_free, results_of, scheduler_address, wait_for_members
 from cosdask.parallel.job import Job
@@ -57,6 +58,7 @@ class CaffeOnDask:
         if config is None:
             raise ConfigError("CaffeOnDask needs a config: CaffeOnDask(client, cosdask.Config(conf=..., model=...))")
         self.config = config
+        allow_python_layers(config.allow_modules)
         self._consumers = consumers
         try:
             self.client: Client = client if client is not None else get_client()

@@ -10,12 +10,12 @@ import base64
 import cloudpickle
 
 from cosdask.data import register_source, registered_sources
-from cosdask.nn.layer import register_layer, registered_layers
+from cosdask.nn.user_code import dump_layers, load_layers
 
 
 def dump_plugins() -> str:
     """What the client's session has registered, as text for a job."""
-    mine = {"layers": registered_layers(), "sources": registered_sources()}
+    mine = {"layers": dump_layers(), "sources": registered_sources()}
     return base64.b64encode(cloudpickle.dumps(mine)).decode() if any(mine.values()) else ""
 
 
@@ -24,7 +24,6 @@ def load_plugins(text: str) -> None:
     if not text:
         return
     mine = cloudpickle.loads(base64.b64decode(text))
-    for name, cls in mine["layers"].items():
-        register_layer(name)(cls)
+    load_layers(mine["layers"])
     for name, cls in mine["sources"].items():
         register_source(name)(cls)

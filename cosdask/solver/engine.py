@@ -21,6 +21,7 @@ from cosdask import device
 from cosdask.data import Feed, RowPlan, Shuffle, Source, get_source, window
 from cosdask.errors import SolverError
 from cosdask.nn.execute import Params
+from cosdask.nn.layers.python import user_errors
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2, read_solver
 from cosdask.solver.evaluate import Evaluator, SharedWeights, Totals
@@ -136,6 +137,7 @@ class Engine:
         self.net = self.step_functions.net = TrainNet(net, self)
         shuffle = Shuffle.of(self.source, self.seed) if self.source.shuffled else None
         self.plan = RowPlan(self.source.rows, settings.world, shuffle)
+        self._calls_users = any(node.layer.type == "Python" for node in net.graph.nodes)
         self._test_sources = test_sources
         self._tests: list[Test] | None = None
         self._feeds: list[Feed] | None = None
@@ -258,7 +260,10 @@ class Engine:
         batches: list[list[Raw]] = [[next(feed) for _ in range(self.param.iter_size)] for feed in self.feeds]
         rate, correction = self.step_functions.scalars(self.iteration)
         self._shown_params = None
-        self.state, self._metrics = self._advance(batches, rate, correction)
+        with user_errors():
+            self.state, self._metrics = self._advance(batches, rate, correction)
+            if self._calls_users:  # what their code raises comes out here, and no later
+                jax.block_until_ready(self._metrics.loss)
         self._losses.append(self._metrics.loss)
         self.iteration += 1
 

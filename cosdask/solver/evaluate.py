@@ -15,6 +15,7 @@ from cosdask.data import Segment, Source, take
 from cosdask.errors import NetError
 from cosdask.nn.execute import Params
 from cosdask.nn.layer import Array
+from cosdask.nn.layers.python import user_errors
 from cosdask.nn.net import Net
 
 
@@ -85,9 +86,10 @@ class Evaluator:
         """Evaluate the rows of the segments."""
         totals = Totals()
         for ids, raw in take(self.source, list(segments), self.source.batch_size):
-            outputs = self._compiled(params, raw)
+            with user_errors():
+                outputs = {name: np.asarray(value) for name, value in self._compiled(params, raw).items()}
             self.batches += 1
-            totals.add({name: np.asarray(value) for name, value in outputs.items()}, len(ids))
+            totals.add(outputs, len(ids))
         return totals
 
 

@@ -137,6 +137,11 @@ LAYERS: list[Row] = [
         (6, 1),
         position=2,
     ),
+    Row(
+        "Python-in_numpy",
+        'type: "Python" python_param { module: "my_python_layers" layer: "Doubled" }',
+        ((2, 3),),
+    ),
     _recurrent("LSTM", "plain", ""),
     _recurrent("LSTM", "static", "", (2, 4)),
     _recurrent("LSTM", "exposed", "expose_hidden: true", _STATE, _STATE, tops=3),

@@ -13,12 +13,14 @@ from layer_table import LAYERS, Row
 from layer_table_more import LAYERS as MORE
 
 import cosdask.nn.layers  # noqa: F401  # fills the registry
+from cosdask import allow_python_layers
 from cosdask.device import compile_function
 from cosdask.nn.layer import REGISTRY, Array, Layer, make_layer
 from cosdask.proto import caffe_pb2
 
 ROWS = [*LAYERS, *MORE]
 CASES = [pytest.param(row, phase, id=f"{row.name}-{phase}") for row in ROWS for phase in row.phases]
+allow_python_layers(["my_python_layers"])  # the Python row's, which lies beside this file
 STEP, THRESHOLD = 1e-2, 1e-2  # those of Caffe's own checker
 TO_LAST, TO_CAFFE = (0, 2, 3, 1), (0, 3, 1, 2)
 
@@ -142,6 +144,19 @@ def test_only_random_layers_draw(row: Row, phase: str) -> None:
     first, again, other = (layer.forward(weights, bottoms, jax.random.key(seed))[0] for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+CAFFE = """AbsVal Accuracy ArgMax BNLL BatchNorm BatchReindex Bias Clip Concat ContrastiveLoss Convolution Crop Data
+Deconvolution Dropout DummyData ELU Eltwise Embed EuclideanLoss Exp Filter Flatten HDF5Data HDF5Output HingeLoss Im2col
+ImageData InfogainLoss InnerProduct Input LRN LSTM LSTMUnit Log MVN MemoryData MultinomialLogisticLoss PReLU Parameter
+Pooling Power Python RNN ReLU Reduction Reshape SPP Scale Sigmoid SigmoidCrossEntropyLoss Silence Slice Softmax
+SoftmaxWithLoss Split Swish TanH Threshold Tile WindowData"""
+
+
+def test_no_type_of_caffe_is_missing() -> None:
+    """All types of Caffe's registry (BVLC master), and CaffeOnSpark's own, can be named in a net."""
+    missing = [name for name in [*CAFFE.split(), "CoSData"] if name not in REGISTRY]
+    assert missing in ([], ["HDF5Output"])  # HDF5Output is on its way
 
 
 def test_every_registered_type_has_a_row() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from small_nets import LENET, inputs_text, ip, rows
 
 from cosdask import Net
 from cosdask.errors import NetError, WeightsError
+from cosdask.proto import array_to_blob
 
 
 @pytest.fixture(scope="module")
@@ -440,3 +442,36 @@ def test_copies_have_weights_of_their_own(net: Net) -> None:
         np.testing.assert_array_equal(twin.to_blobs(twin.params)["ip"][0], before)
         twin.params = twin.init(77)
         np.testing.assert_array_equal(net.to_blobs(net.params)["ip"][0], before)
+
+
+def test_a_loss_without_a_top_counts() -> None:
+    """Caffe gives such a layer a top that no one can name: it is part of the loss, and neither an output nor a blob."""
+    text = inputs_text(a=(4, 3), b=(4, 3))
+    loss = 'layer {{ name: "loss" type: "EuclideanLoss" bottom: "a" bottom: "b" {} }}'
+    named = Net.from_text(text + loss.format('top: "loss" loss_weight: 2'), "TRAIN")
+    silent = Net.from_text(text + loss.format("loss_weight: 2") + loss.format("").replace('"loss"', '"more"'), "TRAIN")
+    rng = np.random.default_rng(0)
+    values = {name: rng.normal(size=(4, 3)).astype(np.float32) for name in "ab"}
+    total, (outputs, _) = silent.loss(silent.params, values)
+    np.testing.assert_allclose(total, 1.5 * named.loss(named.params, values)[0], rtol=1e-6)
+    assert outputs == {}
+    assert silent.outputs == []
+    assert set(silent.blob_shapes) == {"a", "b"}
+    assert not silent.layers[-1].top
+
+
+def test_an_infogain_matrix_is_found_beside_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``infogain_loss_param.source`` is looked for in the working directory, then beside the prototxt."""
+    matrix = np.diag([1.0, 2.0, 3.0]).astype(np.float32)[None, None]
+    (tmp_path / "h.binaryproto").write_bytes(array_to_blob(matrix).SerializeToString())
+    (tmp_path / "net.prototxt").write_text(
+        inputs_text(p=(2, 3), label=(2,))
+        + 'layer { name: "loss" type: "InfogainLoss" bottom: "p" bottom: "label" top: "loss" '
+        'infogain_loss_param { source: "h.binaryproto" } }'
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    net = Net(tmp_path / "net.prototxt")
+    found = net.forward({"p": np.zeros((2, 3)), "label": np.array([0, 2])})["loss"]
+    np.testing.assert_allclose(found, 2 * np.log(3), rtol=1e-5)
+    assert net.layers[-1].infogain_loss_param.source == "h.binaryproto"

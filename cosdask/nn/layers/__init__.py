@@ -22,6 +22,7 @@ from cosdask.nn.layers import ops as ops
 from cosdask.nn.layers import pair_losses as pair_losses
 from cosdask.nn.layers import parameter as parameter
 from cosdask.nn.layers import pooling as pooling
+from cosdask.nn.layers import python as python
 from cosdask.nn.layers import recurrent as recurrent
 from cosdask.nn.layers import reduction as reduction
 from cosdask.nn.layers import selection as selection

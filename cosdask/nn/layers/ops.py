@@ -22,7 +22,7 @@ _WORTH_ISOLATING = 1 << 14
 
 def use_layout(layer: Layer, layout: Layout) -> None:
     """Let one layer run in another layout than its class, because of its axis or the rank of its bottoms."""
-    layer.layout = layout  # type: ignore[misc]
+    layer.layout = layout
 
 
 def on_cpu() -> bool:

@@ -94,7 +94,7 @@ class _Recurrent(Layer):
         self._check_count("top", len(self.param.top), (1 + shown, 1 + shown))
         self.static = len(self.bottom_shapes) == 3 + shown
         states = range(len(self.bottom_shapes) - shown, len(self.bottom_shapes))
-        self.no_gradient = (1, *states)  # type: ignore[misc]  # which bottoms are states depends on the fields
+        self.no_gradient = (1, *states)
         steps, samples = self._check_shapes(shown)
         self.weights = self._weights()
         self.top_shapes = [(steps, samples, self.hidden), *[(1, samples, self.hidden)] * shown]

@@ -118,7 +118,7 @@ class Filter(Layer):
             NetError: where the selector is no column, or rows or tops do not match.
         """
         *filtered, selector = self.bottom_shapes
-        self.no_gradient = (len(filtered),)  # type: ignore[misc]  # the selector's place depends on the bottoms
+        self.no_gradient = (len(filtered),)
         if count(selector[1:]) != 1 or not selector:
             self.fail(f"the last bottom selects rows: all its axes but the first must be 1, not shape {selector}.")
         if any(shape[:1] != selector[:1] for shape in filtered):
