@@ -34,6 +34,8 @@ __all__ = ["Block", "Index", "Partition", "Source", "source_from_spec"]
 CHUNK = 1024
 #: Most bytes of a record batch's data column: Arrow's 32-bit offsets end at 2 GB.
 CHUNK_BYTES = 64 << 20
+#: Sets the numbers of ``rand_skip`` apart from those of shuffling, crops and mirrors.
+_SKIP_STREAM = -2
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,21 @@ class Source(ABC):
         return bool(own.get(self.layer.type)) or (self.phase == "TRAIN" and bool(self.options.get("shuffle")))
 
     @property
+    def rand_skip(self) -> int:
+        """The layer's ``rand_skip``: its rows begin at most so many rows, less one, after the first."""
+        own = {"Data": self.layer.data_param.rand_skip, "ImageData": self.layer.image_data_param.rand_skip}
+        return int(own.get(self.layer.type, 0))
+
+    def skipped(self, seed: int) -> int:
+        """How many rows every rank passes over before its first batch, as Caffe does where ``rand_skip`` is set.
+
+        A function of the seed, so that a run that is taken up again goes on in its place; the rows passed over come
+        when the epoch's end is reached. Layers of one net with the same ``rand_skip`` pass over the same rows.
+        """
+        limit = self.rand_skip
+        return int(Draw(seed, 0, np.zeros(1, np.int64), _SKIP_STREAM).below(limit, 0)[0]) if limit else 0
+
+    @property
     def where(self) -> str:
         """The source in words, for messages."""
         return f'data layer "{self.layer.name}"'
@@ -230,14 +247,15 @@ class Source(ABC):
         """Finished batches as Caffe's data layer gives them, in order.
 
         Args:
-            epochs: None for endless batches that wrap round; a number for that many passes, the last batch short.
+            epochs: None for endless batches that wrap round (and begin where ``rand_skip`` says); a number for that
+                many passes from the first row on, the last batch short.
 
         Yields:
             float32 arrays by top.
         """
         seed = int(self.options.get("seed") or 0)
         plan = RowPlan(self.rows, 1, Shuffle.of(self, seed) if self.shuffled else None)
-        segments: Iterator[Segment] = plan.stream(0)
+        segments: Iterator[Segment] = plan.stream(0, self.skipped(seed))
         if epochs is not None:
             segments = (Segment(epoch, 0, self.rows) for epoch in range(epochs))
         for pieces in cut(self, segments, self.batch_size, seed, plan.shuffle):

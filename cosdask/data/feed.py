@@ -148,8 +148,9 @@ def _failed(error: BaseException) -> Future[Batch | None]:
 class Feed:
     """An endless iterator of one rank's raw batches (see :meth:`Source.decode`), all of them full.
 
-    Batch k holds positions ``k * batch_size`` to ``(k + 1) * batch_size`` of the rank's stream of rows, so batches
-    straddle epochs and nothing is dropped; a resumed run begins at its ``first_batch``.
+    Batch k holds positions ``k * batch_size`` to ``(k + 1) * batch_size`` of the rank's stream of rows (counted after
+    those that ``rand_skip`` passes over), so batches straddle epochs and nothing is dropped; a resumed run begins at
+    its ``first_batch``.
 
     Args:
         source: the rows.
@@ -181,7 +182,8 @@ class Feed:
     ) -> None:
         self.batch_size = batch_size
         self.rows = 0
-        batches = cut(source, plan.stream(rank, first_batch * batch_size), batch_size, seed, plan.shuffle)
+        first = source.skipped(seed) + first_batch * batch_size
+        batches = cut(source, plan.stream(rank, first), batch_size, seed, plan.shuffle)
         self._ahead = _Ahead(source, batches, depth, threads, False, deadline)
 
     @property

@@ -19,7 +19,7 @@ from cosdask.storage import FileStamp, atomic_write
 
 _LOG = logging.getLogger(__name__)
 #: A new layout of the kept indexes gets a new number, so that old ones are counted again.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)

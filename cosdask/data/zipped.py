@@ -24,7 +24,7 @@ class ZippedSource(Source):
     begin again within it. The first layer gives the SampleIDs.
 
     Args:
-        sources: one for each data layer, in the net's order; of equal batch size.
+        sources: one for each data layer, in the net's order; of equal batch size and ``rand_skip``.
     """
 
     kind: ClassVar[str] = "zipped"
@@ -35,12 +35,20 @@ class ZippedSource(Source):
         sizes = {source.where: source.batch_size for source in self.sources}
         if len(set(sizes.values())) > 1:
             raise ConfigError(f"data layers of one net need the same batch_size, found {sizes}")
+        skips = {source.where: source.rand_skip for source in self.sources}
+        if len(set(skips.values())) > 1:
+            raise ConfigError(f"data layers of one net need the same rand_skip, or their rows part: found {skips}")
         super().__init__(first.layer, first.phase, first.base_dir, first.options)
 
     @property
     def batch_size(self) -> int:
         """Rows of a batch on one device."""
         return self.sources[0].batch_size
+
+    @property
+    def rand_skip(self) -> int:
+        """See :meth:`Source.rand_skip`; the sources' common one."""
+        return self.sources[0].rand_skip
 
     @property
     def tops(self) -> dict[str, tuple[int, ...]]:

@@ -362,7 +362,7 @@ class Engine:
         if not 0 <= index < len(self.tests):
             raise SolverError(f"there is no test net {index}; the solver has {len(self.tests)}.")
         test = self.tests[index]
-        first = test.done * test.rows
+        first = test.source.skipped(self.seed) + test.done * test.rows
         test.done += 1
         world, rank = self._test_share()
         segments = window(first, test.rows, test.source.rows, world, rank)

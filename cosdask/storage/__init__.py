@@ -5,6 +5,7 @@ from cosdask.storage.paths import (
     FileStamp,
     exists,
     filesystem,
+    is_folder,
     join,
     local_path,
     missing,
@@ -15,16 +16,19 @@ from cosdask.storage.paths import (
     resolve,
     stamp,
 )
+from cosdask.storage.ranges import RangeFile
 from cosdask.storage.runfolder import RunFolder, Snapshot, run_folder_for
 
 __all__ = [
     "FileStamp",
+    "RangeFile",
     "RunFolder",
     "Snapshot",
     "atomic_output",
     "atomic_write",
     "exists",
     "filesystem",
+    "is_folder",
     "join",
     "local_path",
     "missing",

@@ -22,6 +22,8 @@ PathLike = str | os.PathLike[str]
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*)(?:://|::)")
 _FILE_HOSTS = ("", "localhost")
+#: What filesystems call the time of the last change: local, HDFS, S3, Google's and Azure's, HTTP, memory.
+_CHANGED = ("mtime", "modification_time", "LastModified", "last_modified", "updated", "ETag", "etag", "created")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,22 @@ def exists(url: PathLike) -> bool:
         raise StorageError(f"{url}: cannot ask the filesystem: {error}", path=os.fspath(url)) from error
 
 
+def is_folder(url: PathLike) -> bool:
+    """Whether a folder of this name is there.
+
+    Raises:
+        StorageError: the filesystem cannot be asked.
+    """
+    here = local_path(url)
+    if here is not None:
+        return here.is_dir()
+    fs, path = filesystem(url)
+    try:
+        return bool(fs.isdir(path))
+    except OSError as error:
+        raise StorageError(f"{url}: cannot ask the filesystem: {error}", path=os.fspath(url)) from error
+
+
 def resolve(path: PathLike, base: PathLike | None = None) -> str:
     """Where a name written inside a file leads.
 
@@ -164,7 +182,7 @@ def stamp(url: PathLike) -> FileStamp:
         raise missing(url) from error
     except OSError as error:
         raise StorageError(f"{url}: cannot be looked at: {error}", path=os.fspath(url)) from error
-    changed = next((info[key] for key in ("mtime", "LastModified", "last_modified", "created") if info.get(key)), "")
+    changed = next((info[key] for key in _CHANGED if info.get(key)), "")
     return FileStamp(int(info.get("size") or 0), str(changed))
 
 

@@ -13,7 +13,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from cosdask.data import Draw, Source, open_source, write_lmdb
+from cosdask.data import Draw, Feed, RowPlan, Source, open_source, write_lmdb
 from cosdask.errors import ConfigError, DataError, StorageError
 from cosdask.proto import caffe_pb2
 
@@ -121,17 +121,17 @@ def test_counting_is_kept_until_the_file_changes(
     monkeypatch.setenv("COSDASK_CACHE_DIR", str(tmp_path / "cache"))
     write_lmdb(tmp_path / "rows", *digits)
     layer = make_layer("lmdb", tmp_path / "rows", 4)
-    assert open_source(layer).rows == 23
+    assert open_source(layer).index().rows == 23
     kept = list((tmp_path / "cache").rglob("*.json"))
     assert len(kept) == 1
     with monkeypatch.context() as patch:
-        patch.setattr("cosdask.data.lmdb.LmdbSource._walk", lambda self: pytest.fail("counted again"))
-        assert open_source(layer).rows == 23
+        patch.setattr("cosdask.data.lmdb_tree.LmdbTree.count", lambda self, **_: pytest.fail("counted again"))
+        assert open_source(layer).index().rows == 23
     put(tmp_path / "rows", {b"zzz": b""})
-    assert open_source(layer).rows == 24
+    assert open_source(layer).index().rows == 24
     for file in (tmp_path / "cache").rglob("*.json"):
         file.write_text("{")
-    assert open_source(layer).rows == 24
+    assert open_source(layer).index().rows == 24
 
 
 def test_encoded_rows_of_different_sizes_are_cropped(tmp_path: Path, make_layer: Callable[..., Any]) -> None:
@@ -231,14 +231,24 @@ def test_settings_that_cannot_work(lmdb_path: Path, make_layer: Callable[..., An
         _ = open_source(make_layer("lmdb", lmdb_path, 4, 'mean_file: "m" mean_value: 3')).tops
 
 
-def test_rand_skip_is_not_silently_dropped(
-    lmdb_path: Path, make_layer: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    """A setting that changes nothing here is said to."""
-    layer = make_layer("lmdb", lmdb_path, 4)
-    layer.data_param.rand_skip = 5
-    open_source(layer)
-    assert "rand_skip is not applied" in caplog.text
+def test_rand_skip_begins_later_and_goes_round(lmdb_path: Path, digits: Digits, make_layer: Callable[..., Any]) -> None:
+    """Invariant 4: rand_skip moves the first row as the seed says; the rows go on in order, and none is left out."""
+    layer = make_layer("lmdb", lmdb_path, 23)
+    layer.data_param.rand_skip = 1000
+    labels, skips = digits[1].astype(np.float32), set()
+    for seed in range(5):
+        source = open_source(layer, options={"seed": seed})
+        skip = source.skipped(seed)
+        skips.add(skip)
+        endless = source.batches()
+        np.testing.assert_array_equal(next(endless)["label"], np.roll(labels, -skip))
+        np.testing.assert_array_equal(next(endless)["label"], np.roll(labels, -skip))
+        with Feed(source, RowPlan(23, 1), rank=0, batch_size=5, first_batch=7, seed=seed) as feed:
+            np.testing.assert_array_equal(
+                next(feed)["label"], np.take(labels, range(skip + 35, skip + 40), mode="wrap")
+            )
+        assert [len(batch["label"]) for batch in source.batches(epochs=1)] == [23]
+    assert len(skips) == 5 and all(0 <= skip < 1000 for skip in skips)
 
 
 def test_an_image_bomb_is_refused(tmp_path: Path, make_layer: Callable[..., Any]) -> None:
