@@ -12,13 +12,15 @@ from distributed import Client, Future
 
 from cosdask.errors import CosdaskError, DeadlineError, GroupError
 from cosdask.parallel import link
-from cosdask.parallel.group import Member, ask_workers, meeting_point, workers_of
+from cosdask.parallel.group import Member, ask_workers, connected, meeting_point, workers_of
 from cosdask.parallel.job import Job
 
 #: seconds between two signs of life from the driver to the workers
 TOUCH = 5.0
 #: seconds between two looks at which workers are there
 LOOK = 1.0
+#: seconds to wait for a scheduler that does not answer
+RECONNECTING = 15.0
 #: seconds that ranks have to snapshot and end after they were asked to
 STOPPING = 60.0
 #: seconds that killed ranks have to be gone
@@ -81,14 +83,31 @@ class Generation:
 
     def _wait(self) -> list[dict[str, Any]]:
         while True:
+            self._check_scheduler()
             self._look()
-            if all(future.done() for future in self._futures):
+            # futures of a lost scheduler count as done too
+            if connected(self.client) and all(future.done() for future in self._futures):
                 return [future.result() for future in self._futures]
+
+    def _check_scheduler(self) -> None:
+        """Without a scheduler nothing is heard of the ranks: after a while that is the end for this client."""
+        until = time.monotonic() + RECONNECTING
+        while not connected(self.client):
+            if time.monotonic() > until:
+                raise GroupError(
+                    f"the Dask scheduler has not been reached for {RECONNECTING:.0f} s; the ranks snapshot and end by "
+                    "themselves where their workers live on. Bring a cluster up and go on with --resume.",
+                    no_scheduler=True,
+                )
+            self._changed.wait(0.25)
+            self._changed.clear()
 
     def _look(self) -> None:
         """Wait a moment, then raise what has gone wrong since."""
         self._changed.wait(0.25)
         self._changed.clear()
+        if not connected(self.client):
+            return
         if any(future.status in ("error", "cancelled", "lost") for future in self._futures):
             raise self._gather_error()
         now = time.monotonic()
@@ -168,13 +187,18 @@ class Generation:
 
     def _end_all(self) -> None:
         """End every rank at once."""
+        if not connected(self.client):
+            return  # they end by themselves when they hear no more of the driver
         self._everywhere(link.kill_rank)
         self._settled(ENDING)
         self.client.cancel(self._futures, force=True)
 
     def _everywhere(self, function: Callable[[str], Any]) -> None:
         """Call a function of :mod:`cosdask.parallel.link` on the workers that are still there."""
-        there = workers_of(self.client)
+        try:
+            there = workers_of(self.client)
+        except GroupError:
+            return  # no scheduler, no way to any worker; waiting for the ranks finds out
         addresses = [member.address for member in self.members if member.address in there]
         if addresses:
             ask_workers(self.client, addresses, function, self.job.run_id)

@@ -37,9 +37,22 @@ class Member:
         return {"address": self.address, "worker": self.worker, "host": self.host}
 
 
+def connected(client: Client) -> bool:
+    """Whether the client has its scheduler; without it every question would wait for a reconnection."""
+    return str(client.status) == "running"
+
+
 def workers_of(client: Client) -> dict[str, Any]:
-    """The scheduler's records of its workers, by address."""
-    return dict(client.scheduler_info(n_workers=-1)["workers"])
+    """The scheduler's records of its workers, by address.
+
+    Raises:
+        GroupError: the scheduler is gone.
+    """
+    if connected(client):
+        found = client.scheduler_info(n_workers=-1).get("workers")
+        if found is not None:
+            return dict(found)
+    raise GroupError("the connection to the Dask scheduler is lost.", no_scheduler=True)
 
 
 def scheduler_address(client: Client) -> str:
