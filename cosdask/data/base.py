@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -165,6 +165,21 @@ class Source(ABC):
     def shuffle_piece(self) -> int | None:
         """Rows that shuffling may read by themselves at little cost; None: only whole blocks of the index."""
         return None
+
+    def count_shares(self, shares: int) -> list[Any]:
+        """At most so many parts (JSON values) of counting the rows, for workers to count apart.
+
+        None where one worker counts them in no time, or the count is kept.
+        """
+        return []
+
+    def count_share(self, share: Any) -> list[Block]:
+        """Count one part; see :meth:`count_shares`."""
+        raise NotImplementedError(f"{type(self).__name__} has no parts to count")
+
+    def take_counts(self, blocks: Sequence[Block]) -> None:
+        """Take the blocks of all parts, in their order, for the index."""
+        self._index = Index(tuple(blocks))
 
     # What all sources have.
 

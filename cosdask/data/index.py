@@ -101,21 +101,37 @@ def cache_folder() -> Path:
 
 
 def kept_index(kind: str, files: Sequence[tuple[str, FileStamp]], count: Callable[[], Index]) -> Index:
-    """The index of ``files``, counted by ``count`` only when no kept one has the same paths, sizes and times.
+    """The index of ``files``, counted by ``count`` only when no kept one has the same paths, sizes and times."""
+    found = find_index(kind, files)
+    if found is None:
+        found = count()
+        keep_index(kind, files, found)
+    return found
 
-    A kept index that is damaged is counted again; where the cache folder cannot be written, the index is not kept.
-    """
-    key = json.dumps([_VERSION, kind, [[name, stamp.size, stamp.changed] for name, stamp in files]])
-    place = cache_folder() / "index" / (hashlib.sha256(key.encode()).hexdigest()[:40] + ".json")
+
+def find_index(kind: str, files: Sequence[tuple[str, FileStamp]]) -> Index | None:
+    """The kept index of files with these paths, sizes and times; None where there is none, or a damaged one."""
+    place = _place(kind, files)
     try:
         return Index.from_json(json.loads(place.read_bytes()))
     except FileNotFoundError:
-        pass
+        return None
     except (OSError, ValueError) as error:
         _LOG.warning("counting rows again, the kept index %s cannot be used: %s", place, error)
-    index = count()
+        return None
+
+
+def keep_index(kind: str, files: Sequence[tuple[str, FileStamp]], index: Index) -> None:
+    """Keep an index for :func:`find_index`; where the cache folder cannot be written, it is not kept.
+
+    Of several processes that count the same files at once the last one's index stays, which equals the others'.
+    """
     try:
-        atomic_write(place, json.dumps(index.to_json()))
+        atomic_write(_place(kind, files), json.dumps(index.to_json()))
     except StorageError as error:
         _LOG.warning("rows will be counted again next time: %s", error)
-    return index
+
+
+def _place(kind: str, files: Sequence[tuple[str, FileStamp]]) -> Path:
+    key = json.dumps([_VERSION, kind, [[name, stamp.size, stamp.changed] for name, stamp in files]])
+    return cache_folder() / "index" / (hashlib.sha256(key.encode()).hexdigest()[:40] + ".json")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, ClassVar
 
 from cosdask.data.datums import DatumSource
-from cosdask.data.index import Index, kept_index
+from cosdask.data.index import Block, Index, find_index, keep_index, kept_index
 from cosdask.data.lmdb_tree import LmdbTree, one_ahead
 from cosdask.data.rows import Records
 from cosdask.errors import DataError
-from cosdask.storage import exists, is_folder, join, local_path, missing
+from cosdask.storage import FileStamp, exists, is_folder, join, local_path, missing
 
 #: Rows that shuffling reads from one place of a local file, where no more is read than is wanted.
 _SHUFFLE_PIECE = 64
+#: Bytes of leaf pages of a remote file that several workers count together.
+_SHARED_BYTES = 8 << 20
 
 
 class LmdbSource(DatumSource):
@@ -81,9 +83,32 @@ class LmdbSource(DatumSource):
             if not tree.meta.rows:
                 raise self._no_rows()
             step = self._block_rows(tree.meta.rows)
-            # A file that was written to has another transaction, even where its time is too coarse to show it.
-            kind = f"{self.kind} {tree.meta.transaction}"
-            return kept_index(kind, [(self.file, tree.stamp)], lambda: tree.index(tree.count(step=step)))
+            return kept_index(*self._kept(tree), lambda: tree.index(tree.count(step=step)))
+
+    def _kept(self, tree: LmdbTree) -> tuple[str, list[tuple[str, FileStamp]]]:
+        # A file that was written to has another transaction, even where its time is too coarse to show it.
+        return f"{self.kind} {tree.meta.transaction}", [(self.file, tree.stamp)]
+
+    def count_shares(self, shares: int) -> list[Any]:
+        """See :meth:`Source.count_shares`: stretches of leaf pages, where these are many and far away."""
+        if self._index is not None or local_path(self.file) is not None:
+            return []
+        with self._tree() as tree:
+            few = tree.meta.leaf_pages * tree.meta.page_size < _SHARED_BYTES
+            return [] if few or find_index(*self._kept(tree)) is not None else tree.shares(shares)
+
+    def count_share(self, share: Any) -> list[Block]:
+        """See :meth:`Source.count_share`."""
+        start, stop = share
+        with self._tree() as tree:
+            step = self._block_rows(tree.meta.rows)
+            return tree.count(tuple(start), None if stop is None else tuple(stop), step)
+
+    def take_counts(self, blocks: Sequence[Block]) -> None:
+        """See :meth:`Source.take_counts`."""
+        with self._tree() as tree:
+            self._index = tree.index(blocks)
+            keep_index(*self._kept(tree), self._index)
 
     def _records(self, start: int, stop: int) -> Iterator[Records]:
         with self._tree() as tree:

@@ -14,6 +14,7 @@ from cosdask.data import Segment, Source, get_source, window
 from cosdask.errors import ConfigError, DataError
 from cosdask.nn.net import Net
 from cosdask.nn.partition import hash_of
+from cosdask.parallel.counting import counted
 from cosdask.parallel.group import Member, check_data, results_of
 from cosdask.parallel.plugins import load_plugins
 from cosdask.proto import parse_solver
@@ -75,7 +76,7 @@ def inspect_test(
     load_plugins(plugins)
     given = None if spec is None else Source.from_spec(spec)
     net = _test_net(solver, model, given)
-    source = given if given is not None else get_source(net, phase="TEST", options=options)
+    source = given if given is not None else counted(get_source(net, phase="TEST", options=options))
     text = json.dumps(source.spec())
     return Evaluation(solver, model, hash_of(model), text, source.rows, source.batch_size, plugins)
 

@@ -11,7 +11,7 @@ from distributed import Client, Future
 
 from cosdask.errors import DataError, DeadlineError, GroupError
 from cosdask.parallel import link
-from cosdask.parallel.prepare import check_visible
+from cosdask.parallel.visible import check_visible
 
 #: seconds that workers have to answer a call
 ANSWER = 10.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cosdask.data import Source, get_source
-from cosdask.errors import StorageError
+from cosdask.parallel.counting import counted
 from cosdask.parallel.plugins import load_plugins
 from cosdask.proto import caffe_pb2, parse_solver, read_net
 from cosdask.solver.nets import snapshot_prefix, test_nets, train_net
@@ -123,21 +123,9 @@ def inspect_training(
     for path in weights.split(","):
         if path:
             net.load(path)
-    train = given if given is not None else get_source(net, phase="TRAIN", options=options)
+    train = counted(given if given is not None else get_source(net, phase="TRAIN", options=options))
     tests = []
     if validate and param.test_iter:
         nets = [named.open(seed=0) for named in test_nets(param, None)]
-        tests = [get_source(test, phase="TEST", options=options).spec() for test in nets]
+        tests = [counted(get_source(test, phase="TEST", options=options)).spec() for test in nets]
     return {"source": train.spec(), "tests": tests, "rows": train.rows, "batch": train.batch_size}
-
-
-def check_visible(specs: list[dict[str, Any]]) -> list[str]:
-    """On a worker: what this worker cannot see of the sources, or sees otherwise than they were counted."""
-    problems = []
-    for spec in specs:
-        source = Source.from_spec(spec)
-        try:
-            next(iter(source.read(0, min(1, source.rows))), None)
-        except StorageError as error:
-            problems.append(error.message)
-    return problems

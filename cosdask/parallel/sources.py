@@ -14,6 +14,7 @@ from distributed import Client
 from cosdask.config import Config
 from cosdask.data import CosFrameSource, FrameSource, Source, arrow_table, frame_source, is_data_layer, open_source
 from cosdask.errors import ConfigError, DataError
+from cosdask.parallel.counting import counted
 from cosdask.parallel.group import results_of
 from cosdask.parallel.prepare import absolute
 from cosdask.proto import caffe_pb2, parse_solver
@@ -99,7 +100,7 @@ def _data_layer(solver: str, phase: str) -> caffe_pb2.LayerParameter:
 def _spec_of_path(solver: str, phase: str, path: str, options: dict[str, Any]) -> dict[str, Any]:
     layer = _data_layer(solver, phase)
     getattr(layer, _BLOCKS[layer.type]).source = path
-    return open_source(layer, phase, options=options).spec()
+    return counted(open_source(layer, phase, options=options)).spec()
 
 
 def _staged(client: Client, frame: Any, solver: str, phase: str, options: dict[str, Any]) -> dict[str, Any]:
