@@ -20,18 +20,23 @@ if TYPE_CHECKING:
     from cosdask.parallel import CaffeOnDask, TrainResult
     from cosdask.proto.net_spec import NetSpec, layers, params
     from cosdask.solver import Solver
+    from cosdask.view import Callbacks, EarlyStop, StopTraining, TensorBoard
 
 __version__ = "0.1.0"
 
 _PLACES = {
     "CaffeOnDask": "cosdask.parallel",
+    "Callbacks": "cosdask.view",
     "Config": "cosdask.config",
+    "EarlyStop": "cosdask.view",
     "Layer": "cosdask.nn",
     "LocalCluster": "cosdask.cluster",
     "Net": "cosdask.nn",
     "NetSpec": "cosdask.proto.net_spec",
     "Solver": "cosdask.solver",
     "Source": "cosdask.data",
+    "StopTraining": "cosdask.view",
+    "TensorBoard": "cosdask.view",
     "TrainResult": "cosdask.parallel",
     "allow_python_layers": "cosdask.nn",
     "get_source": "cosdask.data",
@@ -44,13 +49,17 @@ _MODULES = ("errors", "proto")
 
 __all__ = [
     "CaffeOnDask",
+    "Callbacks",
     "Config",
+    "EarlyStop",
     "Layer",
     "LocalCluster",
     "Net",
     "NetSpec",
     "Solver",
     "Source",
+    "StopTraining",
+    "TensorBoard",
     "TrainResult",
     "allow_python_layers",
     "errors",

@@ -167,6 +167,7 @@ class Config:
     allow_modules: list[str] = dataclasses.field(
         default_factory=list, metadata=_names_rules("Python modules that the prototxt may name", metavar="NAMES")
     )
+    tensorboard: bool = _option(False, _flag, "write TensorBoard's event files into the run folder")
     progress: str = _option("auto", _text, "how progress is shown", choices=PROGRESS_MODES)
 
     # Names of CaffeOnSpark's Python attributes.

@@ -25,8 +25,8 @@ from cosdask.parallel.snapshots import newest_whole
 from cosdask.parallel.sources import source_options, source_spec
 from cosdask.proto import caffe_pb2, read_solver, to_text
 from cosdask.solver import solver_seed
-from cosdask.storage import RunFolder, run_folder_for
-from cosdask.view import Consumer, default_consumers
+from cosdask.storage import RunFolder, join, run_folder_for
+from cosdask.view import Consumer, TensorBoard, default_consumers
 
 Result = TypeVar("Result")
 #: seconds to wait for the last event once the ranks have ended
@@ -44,6 +44,8 @@ class CaffeOnDask:
         config: what to do; see :class:`cosdask.Config`.
         consumers: what is told of the training (:mod:`cosdask.view`); default: a progress bar where a person looks
             on, Caffe's log lines elsewhere.
+        callbacks: told besides, such as :class:`cosdask.Callbacks`, :class:`cosdask.EarlyStop` and
+            :class:`cosdask.TensorBoard`.
 
     Raises:
         ConfigError: no config, or no client where none is current.
@@ -54,12 +56,13 @@ class CaffeOnDask:
         client: Client | None = None,
         config: Config | None = None,
         consumers: Sequence[Consumer] | None = None,
+        callbacks: Sequence[Consumer] = (),
     ) -> None:
         if config is None:
             raise ConfigError("CaffeOnDask needs a config: CaffeOnDask(client, cosdask.Config(conf=..., model=...))")
         self.config = config
         allow_python_layers(config.allow_modules)
-        self._consumers = consumers
+        self._consumers, self._callbacks = consumers, callbacks
         try:
             self.client: Client = client if client is not None else get_client()
         except ValueError as error:
@@ -139,15 +142,22 @@ class CaffeOnDask:
         if not self.config.resume:
             folder.reset()
         folder.write_run(_run_description(config, job, members))
-        consumers = default_consumers(config.progress) if self._consumers is None else list(self._consumers)
-        run = Run(client, job.topic, folder, consumers)
+        run = Run(client, job.topic, folder, self._listeners(folder))
         with run:
             Recovery(client, config, job, members, run).to_the_end()
             run.wait_for_end()
         result = run.record.result(job.solver, job.model, folder.url)
+        result.stopped_early = run.early
         if result.status != "done":
             raise GroupError(f"the training was asked to stop. {run.where_it_stopped()}")
         return result
+
+    def _listeners(self, folder: RunFolder) -> list[Consumer]:
+        """Who is told of a training, besides its record."""
+        views = default_consumers(self.config.progress) if self._consumers is None else list(self._consumers)
+        if self.config.tensorboard:
+            views.append(TensorBoard(join(folder.url, "tensorboard")))
+        return [*views, *self._callbacks]
 
     def _job(
         self,

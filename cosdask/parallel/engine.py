@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,23 +23,38 @@ from cosdask.solver.step import Gradient, Raw, State, add_gradients
 AXIS = "data"
 #: gradients of fewer numbers than this travel together in one buffer
 SMALL = 1 << 16
-#: what a rank that is preempted asks with; more than there are ranks, so that a mean over all of them shows it
-_PREEMPTED = float(1 << 20)
+
+
+class Stop(enum.IntEnum):
+    """How a rank asks the group to end: a number so large that the mean over all ranks shows the strongest wish."""
+
+    #: leave a snapshot to go on from
+    SNAPSHOT = 1
+    #: end as if ``max_iter`` were reached
+    FINISH = 1 << 15
+    #: the place is needed: leave a checkpoint, and form again elsewhere
+    PREEMPT = 1 << 30
+
+    @classmethod
+    def of_mean(cls, mean: float) -> Stop | None:
+        """The strongest of up to 2^15 ranks' wishes, from their mean; None where nobody asked."""
+        if mean <= 0:
+            return None
+        return cls.PREEMPT if mean > cls.FINISH else cls.FINISH if mean > cls.SNAPSHOT else cls.SNAPSHOT
 
 
 class LoneEngine(Engine):
     """The engine of a group of one rank with one device: nobody to meet, so exactly the bare solver's step."""
 
-    preempted = False
-    _stop_asked = False
+    stopped: Stop | None = None
 
-    def ask_to_stop(self, preempt: bool = False) -> None:
+    def ask_to_stop(self, how: Stop) -> None:
         """Ask for the end after this iteration."""
-        self._stop_asked, self.preempted = True, preempt
+        self.stopped = how
 
     def stop_requested(self) -> bool:
         """Whether the end was asked for."""
-        return self._stop_asked
+        return self.stopped is not None
 
 
 class GroupEngine(Engine):
@@ -55,7 +71,7 @@ class GroupEngine(Engine):
         self._sharded = NamedSharding(mesh, P(AXIS))
         self._replicated = NamedSharding(mesh, P())
         self._stop_asked = 0.0
-        self.preempted = False
+        self.stopped: Stop | None = None
         self._stops: deque[Any] = deque()
         super().__init__(*arguments, **keywords)
 
@@ -130,13 +146,9 @@ class GroupEngine(Engine):
         self._stops.append(stops)
         return state, shown
 
-    def ask_to_stop(self, preempt: bool = False) -> None:
-        """Ask the whole group to end; it does so together within two iterations.
-
-        Args:
-            preempt: the place is needed, so that the group may form again elsewhere.
-        """
-        self._stop_asked = _PREEMPTED if preempt else 1.0
+    def ask_to_stop(self, how: Stop) -> None:
+        """Ask the whole group to end; it does so together within two iterations."""
+        self._stop_asked = max(self._stop_asked, float(how))
 
     def stop_requested(self) -> bool:
         """Whether any rank asked to stop, as all ranks know it from the step before the last.
@@ -146,9 +158,8 @@ class GroupEngine(Engine):
         """
         if len(self._stops) < 2:
             return False
-        asked = float(np.asarray(self._stops.popleft()))
-        self.preempted = asked > 1.0  # the mean of those who only ask to stop is 1 at most
-        return asked > 0
+        self.stopped = Stop.of_mean(float(np.asarray(self._stops.popleft())))
+        return self.stopped is not None
 
     # -- testing and snapshots ---------------------------------------------------------------------------------------
 

@@ -30,14 +30,16 @@ ENDING = 10.0
 class Generation:
     """Starts a job's ranks, waits for them, and ends them all on the first sign that one is lost."""
 
-    def __init__(self, client: Client, job: Job, members: list[Member], silence: float = 60.0) -> None:
+    def __init__(
+        self, client: Client, job: Job, members: list[Member], silence: float, wants_to_finish: Callable[[], bool]
+    ) -> None:
         self.client, self.members = client, members
         coordinator = meeting_point(client, members) if job.world > 1 else ""
         self.job = replace(job, coordinator=coordinator)
         self._futures: list[Future] = []
         self._changed = threading.Event()
         self._touched = self._looked = time.monotonic()
-        self._silence = silence
+        self._silence, self._wants_to_finish, self._finishing = silence, wants_to_finish, False
         #: each worker's last heartbeat as the scheduler's clock has it, and when it was first seen here
         self._heard: dict[str, tuple[float, float]] = {}
 
@@ -84,10 +86,22 @@ class Generation:
     def _wait(self) -> list[dict[str, Any]]:
         while True:
             self._check_scheduler()
+            self._hear_consumers()
             self._look()
             # futures of a lost scheduler count as done too
             if connected(self.client) and all(future.done() for future in self._futures):
                 return [future.result() for future in self._futures]
+
+    def _hear_consumers(self) -> None:
+        """A consumer may end the run early; one that fails stops it, with a snapshot."""
+        try:
+            finish = self._wants_to_finish()
+        except Exception:
+            self._stop()
+            raise
+        if finish and not self._finishing:
+            self._finishing = True
+            self._everywhere(link.finish_rank)
 
     def _check_scheduler(self) -> None:
         """Without a scheduler nothing is heard of the ranks: after a while that is the end for this client."""

@@ -122,6 +122,13 @@ def stop_rank(run_id: str) -> None:
         live.command("stop")
 
 
+def finish_rank(run_id: str) -> None:
+    """Ask the run's rank on this worker to end the training early, as if it were done, together with the others."""
+    live = _live
+    if live is not None and live.job.run_id == run_id:
+        live.command("finish")
+
+
 def stop_model(model: str) -> bool:
     """Ask this worker's rank of any run of a model to snapshot and end; returns whether there is one."""
     live = _live

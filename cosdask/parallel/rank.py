@@ -130,12 +130,16 @@ def _train(job: Job, rank: int, outlet: Outlet, signs: Signs) -> dict[str, Any]:
 
 def _listen(trainer: Trainer) -> None:
     """Obey the parent's commands; a closed pipe means that the parent is gone, SIGTERM that the place is needed."""
-    signal.signal(signal.SIGTERM, lambda number, frame: trainer.preempt())
+    from cosdask.parallel.engine import Stop
+
+    signal.signal(signal.SIGTERM, lambda number, frame: trainer.engine.ask_to_stop(Stop.PREEMPT))
 
     def read() -> None:
         for line in sys.stdin:
             if line.strip() == "stop":
-                trainer.engine.ask_to_stop()
+                trainer.engine.ask_to_stop(Stop.SNAPSHOT)
+            elif line.strip() == "finish":
+                trainer.engine.ask_to_stop(Stop.FINISH)
         os._exit(3)
 
     threading.Thread(target=read, name="commands", daemon=True).start()

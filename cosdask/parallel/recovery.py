@@ -57,7 +57,7 @@ class Recovery:
         for generation in itertools.count():
             job = replace(self.job, generation=generation)
             try:
-                results = Generation(self.client, job, self.members, self.config.worker_silence).run()
+                results = self._generation(job).run()
                 told = [result for result in results if result["status"] == "preempted"]
                 if not told:
                     return
@@ -76,6 +76,9 @@ class Recovery:
             if loss.where.get("may_pass"):
                 time.sleep(PAUSE * (fruitless + 1))
             self._regroup(generation, loss)
+
+    def _generation(self, job: Job) -> Generation:
+        return Generation(self.client, job, self.members, self.config.worker_silence, self.run.wants_to_finish)
 
     def _regroup(self, generation: int, loss: CosdaskError) -> None:
         """The members and the job of the next group; the loss is told and kept."""

@@ -27,6 +27,7 @@ class TrainResult:
         iterations: iterations done.
         status: ``"done"`` or ``"stopped"``.
         seconds: from the first step to the end.
+        stopped_early: why a callback ended the run before ``max_iter``; "" where none did.
         started: what the run was: workers, effective batch, rows, epochs, seed.
         snapshots: the snapshots written.
         restarts: why new groups formed, oldest first.
@@ -42,6 +43,7 @@ class TrainResult:
     started: RunStarted | None
     snapshots: list[Snapshot] = field(default_factory=list)
     restarts: list[Restarted] = field(default_factory=list)
+    stopped_early: str = ""
     solver: caffe_pb2.SolverParameter = field(default_factory=caffe_pb2.SolverParameter, repr=False)
 
     @cached_property

@@ -12,7 +12,7 @@ from cosdask.errors import DeadlineError
 from cosdask.events import Event, RunEnded, Snapshot, from_dict
 from cosdask.parallel.results import Record
 from cosdask.storage import RunFolder
-from cosdask.view import Consumer
+from cosdask.view import Consumer, StopTraining
 
 #: seconds to wait for the last event once the ranks have ended
 _LAST_EVENT = 30.0
@@ -32,6 +32,9 @@ class Run:
         self.folder, self.record = folder, Record()
         self._client, self._topic = client, topic
         self._ended = threading.Event()
+        #: why a consumer ended the run early; "" where none did
+        self.early = ""
+        self._failure: Exception | None = None
         # a run that is taken up again goes on with its own record; views only show what is new
         for record in folder.read_events():
             self.record.handle(from_dict(record))
@@ -52,9 +55,25 @@ class Run:
 
     def _spread(self, event: Event) -> None:
         for consumer in self._consumers:
-            consumer.handle(event)
+            try:
+                consumer.handle(event)
+            except StopTraining as stop:
+                self.early = self.early or str(stop) or "a callback asked to"
+            except Exception as error:
+                # it was raised on the thread that hears events; the one that waits for the run raises it to the user
+                self._failure = self._failure or error
         if isinstance(event, RunEnded):
             self._ended.set()
+
+    def wants_to_finish(self) -> bool:
+        """Whether a consumer has ended the run early.
+
+        Raises:
+            Exception: what a consumer raised.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return bool(self.early)
 
     def wait_for_end(self) -> None:
         """Wait for the last event, which may come a moment after the ranks' results."""

@@ -17,7 +17,7 @@ from cosdask.data import Source
 from cosdask.errors import ConfigError, StorageError
 from cosdask.events import Event, RunEnded, RunStarted, Snapshot, Validation
 from cosdask.parallel.checkpoints import Checkpoints
-from cosdask.parallel.engine import AXIS, GroupEngine, LoneEngine
+from cosdask.parallel.engine import AXIS, GroupEngine, LoneEngine, Stop
 from cosdask.parallel.job import Job
 from cosdask.parallel.plugins import load_plugins
 from cosdask.parallel.snapshots import enter_snapshot
@@ -84,8 +84,8 @@ class Trainer:
         engine, job = self.engine, self.job
         if self.rank == 0:
             self.emit(self._started())
-        done = self.loop.run(engine.param.max_iter)
-        if not done and engine.preempted:
+        done = self.loop.run(engine.param.max_iter) or engine.stopped is Stop.FINISH
+        if not done and engine.stopped is Stop.PREEMPT:
             return self._preempted()
         if done and job.validate and engine.tests:
             self.loop.validate()
@@ -100,11 +100,8 @@ class Trainer:
             self._checkpoints.clear()
         return self._result(status)
 
-    def preempt(self) -> None:
-        """This rank's place is needed (SIGTERM): the group writes a checkpoint and ends, to form again elsewhere."""
-        self.engine.ask_to_stop(preempt=True)
-
     def _preempted(self) -> dict[str, Any]:
+        """A rank's place is needed (SIGTERM): the group writes a checkpoint and ends, to form again elsewhere."""
         if self._checkpoints:
             self._checkpoints.write()
         return self._result("preempted")

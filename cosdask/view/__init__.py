@@ -1,14 +1,20 @@
 """What people look at: progress bar, Caffe-style log lines, plots. Consumes events only."""
 
 from cosdask.view.caffe_lines import caffe_lines, describe_run
+from cosdask.view.callbacks import Callbacks, EarlyStop, StopTraining
 from cosdask.view.plots import plot_history, plot_predictions, plot_summary
 from cosdask.view.progress import Consumer, JsonLines, LineLog, ProgressBar, default_consumers, in_notebook
+from cosdask.view.tensorboard import TensorBoard
 
 __all__ = [
+    "Callbacks",
     "Consumer",
+    "EarlyStop",
     "JsonLines",
     "LineLog",
     "ProgressBar",
+    "StopTraining",
+    "TensorBoard",
     "caffe_lines",
     "default_consumers",
     "describe_run",
