@@ -14,6 +14,7 @@ from cosdask.errors import did_you_mean
 if TYPE_CHECKING:
     from cosdask import errors, proto
     from cosdask.cluster import LocalCluster
+    from cosdask.cluster.yarn import YarnCluster
     from cosdask.config import Config
     from cosdask.data import Source, get_source, register_source
     from cosdask.nn import Layer, Net, allow_python_layers, register_layer
@@ -38,6 +39,7 @@ _PLACES = {
     "StopTraining": "cosdask.view",
     "TensorBoard": "cosdask.view",
     "TrainResult": "cosdask.parallel",
+    "YarnCluster": "cosdask.cluster.yarn",
     "allow_python_layers": "cosdask.nn",
     "get_source": "cosdask.data",
     "layers": "cosdask.proto.net_spec",
@@ -61,6 +63,7 @@ __all__ = [
     "StopTraining",
     "TensorBoard",
     "TrainResult",
+    "YarnCluster",
     "allow_python_layers",
     "errors",
     "get_source",

@@ -66,6 +66,10 @@ class GroupError(CosdaskError, RuntimeError):
     """Something went wrong in the group of ranks; names rank, host and step."""
 
 
+class ClusterError(CosdaskError, RuntimeError):
+    """Workers could not be had, or were lost for good: what YARN or a container said."""
+
+
 class RankError(GroupError):
     """A rank ended with an error that would come again; carries the rank's own message."""
 

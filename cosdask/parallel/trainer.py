@@ -171,4 +171,5 @@ class Trainer:
     def _keep_snapshot(self, event: Snapshot) -> None:
         assert self._folder is not None and self._checkpoints is not None
         enter_snapshot(self._folder, event.model, event.state, event.iteration)
+        self._folder.flush()
         self._checkpoints.postpone()

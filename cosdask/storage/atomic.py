@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from cosdask.errors import StorageError
 from cosdask.storage.paths import PathLike, exists, filesystem, local_path, parent
 
 _SUFFIX = ".part"
+#: seconds to go on trying to write to HDFS where a DataNode died, and between two tries
+_RETRY, _PAUSE = 60.0, 1.0
 
 
 def refuse_overwrite(url: PathLike, overwrite: bool) -> None:
@@ -28,17 +31,18 @@ def refuse_overwrite(url: PathLike, overwrite: bool) -> None:
         raise StorageError(f"{name}: already there; name another output, or allow it with --overwrite", path=name)
 
 
-def atomic_write(url: PathLike, data: bytes | str | Callable[[IO[bytes]], Any]) -> None:
+def atomic_write(url: PathLike, data: bytes | str | Callable[[IO[bytes]], Any], replace: bool = True) -> None:
     """Write a file so that its name shows the old content or the whole new one, never a part.
 
     Args:
         url: local path or URL; folders on the way are made.
         data: the content, or a function that writes it to a binary file (seekable and readable too).
+        replace: whether a file of this name may be replaced; without, one that is there is an error.
 
     Raises:
         StorageError: cannot be written; what was there before is untouched.
     """
-    with atomic_output(url) as file:
+    with atomic_output(url, replace) as file:
         if callable(data):
             data(file)
         else:
@@ -46,7 +50,7 @@ def atomic_write(url: PathLike, data: bytes | str | Callable[[IO[bytes]], Any]) 
 
 
 @contextlib.contextmanager
-def atomic_output(url: PathLike) -> Iterator[IO[bytes]]:
+def atomic_output(url: PathLike, replace: bool = True) -> Iterator[IO[bytes]]:
     """A temporary binary file that takes the name ``url`` when the block ends well, and vanishes when it does not.
 
     Example:
@@ -60,7 +64,7 @@ def atomic_output(url: PathLike) -> Iterator[IO[bytes]]:
     here = local_path(url)
     name = os.fspath(url)
     try:
-        with _local_output(here) if here is not None else _remote_output(url) as file:
+        with _local_output(here, replace) if here is not None else _remote_output(url, replace) as file:
             yield file
     except StorageError:
         raise
@@ -70,7 +74,7 @@ def atomic_output(url: PathLike) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _local_output(target: Path) -> Iterator[IO[bytes]]:
+def _local_output(target: Path, replace: bool) -> Iterator[IO[bytes]]:
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
@@ -81,7 +85,10 @@ def _local_output(target: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, target)
+        if replace:
+            os.replace(beside, target)
+        else:
+            os.link(beside, target)
         _sync_folder(target.parent)
     finally:
         beside.unlink(missing_ok=True)
@@ -97,29 +104,57 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _remote_output(url: PathLike) -> Iterator[IO[bytes]]:
+def _remote_output(url: PathLike, replace: bool) -> Iterator[IO[bytes]]:
     """Collect locally (writers may seek, which remote files cannot), send beside the target, rename."""
+    with tempfile.TemporaryFile() as file:
+        yield file
+        until = time.monotonic() + _RETRY
+        while True:
+            try:
+                file.seek(0)
+                _send(url, file, replace)
+                return
+            except OSError as error:
+                if not _may_pass(url, error) or time.monotonic() > until:
+                    raise
+                time.sleep(_PAUSE)
+
+
+def _may_pass(url: PathLike, error: OSError) -> bool:
+    """Whether it helps to send again: in HDFS, where a DataNode that died is used no more a few seconds later."""
+    if not os.fspath(url).startswith(("hdfs://", "viewfs://")):
+        return False
+    from cosdask.storage.hdfs import passing
+
+    return passing(error)
+
+
+def _send(url: PathLike, file: IO[bytes], replace: bool) -> None:
     fs, target = filesystem(url)
     folder, _, last = target.rpartition("/")
     beside = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
-    with tempfile.TemporaryFile() as file:
-        yield file
-        file.seek(0)
-        fs.makedirs(filesystem(parent(url))[1], exist_ok=True)
-        try:
-            with fs.open(beside, "wb") as sent:
-                shutil.copyfileobj(file, sent, 1 << 20)
-            _rename(fs, beside, target)
-        finally:
-            if fs.exists(beside):
-                fs.rm(beside)
+    fs.makedirs(filesystem(parent(url))[1], exist_ok=True)
+    try:
+        with fs.open(beside, "wb") as sent:
+            shutil.copyfileobj(file, sent, 1 << 20)
+        _rename(fs, beside, target, replace)
+    finally:
+        if fs.exists(beside):
+            fs.rm(beside)
 
 
-def _rename(fs: Any, source: str, target: str) -> None:
-    """Rename over what is there; where the filesystem refuses, put the old file aside first."""
+def _rename(fs: Any, source: str, target: str, replace: bool) -> None:
+    """Rename, over what is there where that may go; where the filesystem refuses, put the old file aside first."""
+    if getattr(fs, "replaces", False):
+        fs.mv(source, target, overwrite=replace)
+        return
+    if not replace and fs.exists(target):
+        raise FileExistsError(f"{target} is already there")
     try:
         fs.mv(source, target)
     except FileExistsError:
+        if not replace:
+            raise
         aside = f"{source}.old"
         fs.mv(target, aside)
         fs.mv(source, target)

@@ -18,12 +18,31 @@ import fsspec
 
 from cosdask.errors import StorageError, did_you_mean
 
+# both are loaded when a URL asks for them
+for _protocol, _class in (("hdfs", "Hdfs"), ("viewfs", "Viewfs")):
+    fsspec.register_implementation(
+        _protocol,
+        f"cosdask.storage.hdfs.{_class}",
+        clobber=True,
+        errtxt="hdfs-native is not installed: pip install 'cosdask[yarn]'",
+    )
+
 PathLike = str | os.PathLike[str]
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*)(?:://|::)")
 _FILE_HOSTS = ("", "localhost")
-#: What filesystems call the time of the last change: local, HDFS, S3, Google's and Azure's, HTTP, memory.
-_CHANGED = ("mtime", "modification_time", "LastModified", "last_modified", "updated", "ETag", "etag", "created")
+#: What filesystems call the time of the last change: local, HDFS, WebHDFS, S3, Google's and Azure's, HTTP, memory.
+_CHANGED = (
+    "mtime",
+    "modification_time",
+    "modificationTime",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "ETag",
+    "etag",
+    "created",
+)
 
 
 @dataclass(frozen=True)

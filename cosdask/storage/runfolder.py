@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _EVENT_PART = re.compile(r"events-(\d{5,})\.jsonl$")
 #: Remote files cannot be appended to: this many events make one part there.
 _REMOTE_PART = 200
+#: or those of this many seconds
+_REMOTE_SECONDS = 10.0
 
 
 class Snapshot(TypedDict):
@@ -63,6 +66,7 @@ class RunFolder:
         self.url = os.fspath(url)
         self._events: IO[str] | None = None
         self._waiting: list[str] = []
+        self._sent = time.monotonic()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -100,7 +104,7 @@ class RunFolder:
         line = json.dumps(dict(event), separators=(",", ":")) + "\n"
         if local_path(self.url) is None:
             self._waiting.append(line)
-            if len(self._waiting) >= _REMOTE_PART:
+            if len(self._waiting) >= _REMOTE_PART or time.monotonic() - self._sent > _REMOTE_SECONDS:
                 self.flush()
             return
         try:
@@ -120,10 +124,20 @@ class RunFolder:
                 file.close()
 
     def flush(self) -> None:
-        """Send waiting events of a remote run folder as the next part."""
-        if self._waiting:
-            atomic_write(self._part(self._next_part()), "".join(self._waiting))
-            self._waiting.clear()
+        """Send waiting events of a remote run folder as the next part.
+
+        The driver and rank 0 both write parts: a number that another process took meanwhile is passed over.
+        """
+        self._sent = time.monotonic()
+        number = self._next_part() if self._waiting else 0
+        while self._waiting:
+            try:
+                atomic_write(self._part(number), "".join(self._waiting), replace=False)
+                self._waiting.clear()
+            except StorageError as error:
+                if not isinstance(error.__cause__, FileExistsError):
+                    raise
+                number += 1
 
     def close(self) -> None:
         """Send what waits and close this process's part."""

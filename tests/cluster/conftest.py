@@ -36,23 +36,33 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def hadoop(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """HDFS with two DataNodes and YARN with two NodeManagers; this process's environment points at them."""
+    """HDFS with two DataNodes and YARN with two NodeManagers; this process's environment points at them.
+
+    ``COSDASK_TEST_SANDBOX`` names a running sandbox to use instead, which spares its start while developing.
+    """
     folder = Path(tempfile.mkdtemp(prefix="cosdask-hadoop-"))
-    sandbox = Sandbox.start(folder / "sandbox")
+    running = os.environ.get("COSDASK_TEST_SANDBOX")
+    sandbox = Sandbox.attach(running) if running else Sandbox.start(folder / "sandbox")
     before = dict(os.environ)
-    os.environ.update(sandbox.environment())
+    # nothing is written to the user's home
+    os.environ.update(sandbox.environment(), SKEIN_CONFIG=str(folder / "skein"), DASK_CONFIG=str(folder / "dask"))
     try:
         yield sandbox
     finally:
         os.environ.clear()
         os.environ.update(before)
-        sandbox.stop()
-        _, alive = psutil.wait_procs(processes_of(sandbox), timeout=20)
+        alive = [] if running else _ended(sandbox)
         if request.session.stash.get(_FAILED, False):
-            print(f"\nHadoop's logs are kept: {folder}")
+            print(f"\nHadoop's logs are kept: {sandbox.folder}")
         else:
             shutil.rmtree(folder)
     assert not alive, f"left over: {alive}"
+
+
+def _ended(sandbox: Sandbox) -> list[psutil.Process]:
+    """Stop the sandbox; what is still there afterwards."""
+    sandbox.stop()
+    return psutil.wait_procs(processes_of(sandbox), timeout=20)[1]
 
 
 def processes_of(sandbox: Sandbox) -> list[psutil.Process]:

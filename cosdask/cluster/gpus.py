@@ -1,0 +1,86 @@
+"""One GPU a worker, also where YARN counts GPUs but does not keep containers apart."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from cosdask.errors import ConfigError
+
+_NUMBER = re.compile(r"nvidia(\d+)$")
+
+
+class Claim:
+    """A GPU that this process has claimed; the claim ends with the process, or with :meth:`release`.
+
+    Attributes:
+        number: the GPU's number, for ``CUDA_VISIBLE_DEVICES``.
+    """
+
+    def __init__(self, number: int, lock: IO[str]) -> None:
+        self.number, self._lock = number, lock
+
+    def keep_through_exec(self) -> None:
+        """Let the claim live on in the program that this process becomes."""
+        os.set_inheritable(self._lock.fileno(), True)
+
+    def release(self) -> None:
+        """Give the GPU back."""
+        self._lock.close()
+
+
+def claim_gpu(devices: Sequence[Path] | None = None, locks: Path | None = None) -> Claim:
+    """Claims a GPU of this machine that no other worker has claimed.
+
+    Args:
+        devices: device files such as ``/dev/nvidia0``; default: all there are. Where YARN isolates GPUs, a container
+            cannot open the others', so they are passed over.
+        locks: the folder of the lock files; default: one for all users in the system's folder for temporary files.
+
+    Raises:
+        ConfigError: every GPU is claimed, or there is none; says how many were looked at.
+    """
+    if devices is None:
+        devices = sorted(path for path in Path("/dev").glob("nvidia*") if _NUMBER.search(path.name))
+    folder = Path(tempfile.gettempdir()) if locks is None else locks
+    for device in devices:
+        number = _NUMBER.search(device.name)
+        if number is None or not _usable(device):
+            continue
+        lock = _locked(folder / f"cosdask-gpu-{number[1]}.lock")
+        if lock is not None:
+            return Claim(int(number[1]), lock)
+    raise ConfigError(
+        f"no free GPU on this node: {len(devices)} looked at ({', '.join(map(str, devices)) or 'no /dev/nvidia*'}). "
+        "YARN must count GPUs (yarn.io/gpu) on its nodes for worker_gpus=1"
+    )
+
+
+def _usable(device: Path) -> bool:
+    """Whether this process may open the device; YARN's isolation forbids it for those of other containers."""
+    return os.access(device, os.R_OK | os.W_OK) and _opens(device)
+
+
+def _opens(device: Path) -> bool:
+    try:
+        os.close(os.open(device, os.O_RDWR))
+    except OSError:
+        return False  # this is how isolation looks from inside
+    return True
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The lock file, held; None where another process holds it. Never follows a link that someone put there."""
+    handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    file = os.fdopen(handle, "r")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
