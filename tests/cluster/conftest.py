@@ -66,11 +66,13 @@ def _ended(sandbox: Sandbox) -> list[psutil.Process]:
 
 
 def processes_of(sandbox: Sandbox) -> list[psutil.Process]:
-    """Every process that was started by the sandbox's daemons or containers, and the daemons: by their environment."""
+    """Every daemon, container and client program of the sandbox's, known by the environment it was started with."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and process.environ().get("HADOOP_CONF_DIR") == str(sandbox.folder / "conf"):
+            environment = process.environ()
+            ours = environment.get("HADOOP_CONF_DIR") == str(sandbox.folder / "conf")
+            if ours and (process.name() == "java" or "CONTAINER_ID" in environment):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
