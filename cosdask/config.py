@@ -16,6 +16,7 @@ from cosdask.errors import ConfigError, did_you_mean
 
 VERBS = ("train", "test", "features")
 OUTPUT_FORMATS = ("json", "parquet")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 PROGRESS_MODES = ("auto", "bar", "lines", "json", "none")
 
 _TRUE = {"true", "yes", "1", "on", ""}
@@ -147,6 +148,9 @@ class Config:
         None, _optional(_whole), "random seed; else the solver's random_seed, else drawn", minimum=0
     )
     shuffle: bool = _option(False, _flag, "visit training rows in a new order each epoch; else in storage order")
+    precision: str = _option(
+        "float32", _text, "of products: exact as Caffe, or on GPUs tf32 or bfloat16", choices=PRECISIONS
+    )
     threads: int | None = _option(None, _optional(_whole), "CPU threads a rank; else shared out evenly", minimum=1)
     min_workers: int | None = _option(None, _optional(_whole), "start when this many workers are there", minimum=1)
     worker_deadline: float = _option(60.0, _seconds, "seconds to wait for workers", minimum=0)

@@ -13,7 +13,7 @@ from cosdask.errors import ConfigError, NetError, did_you_mean
 from cosdask.storage import exists, local_path, missing, refuse_overwrite
 
 WORKERS = (
-    "clusterSize", "min_workers", "worker_deadline", "devices", "threads", "lmdb_partitions",
+    "clusterSize", "min_workers", "worker_deadline", "devices", "precision", "threads", "lmdb_partitions",
     "transform_thread_per_device", "connection",
 )  # fmt: skip
 TRAINING = ("weights", "snapshot", "resume", "seed", "shuffle", "persistent")

@@ -19,6 +19,10 @@ VERBS = {
     "features": "write blobs of a trained model for every row of its TEST data",
     "sandbox": "a small real Hadoop on this machine, for trying everything",
     "predict": "classify image files with a trained model",
+    "show": "show a net's layers, shapes, weights and memory in a table",
+    "time": "time a net's layers, forward and backward",
+    "draw": "draw a net into an SVG, PNG or PDF file",
+    "upgrade": "write an old prototxt or caffemodel in today's form",
     "demo": "train, test and use LeNet on 5,000 real digits",
 }
 

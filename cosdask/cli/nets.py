@@ -21,9 +21,19 @@ def open_net(path: str, weights: str | None = None) -> Net:
     Raises:
         StorageError, ProtoError, NetError, WeightsError: naming file and place.
     """
-    if _SOLVER_FIELD.search(read_prototxt(path)):
+    if is_solver(path):
         return test_net(path, weights)
     return Net(path, phase="TEST", weights=weights)
+
+
+def is_solver(path: str) -> bool:
+    """Whether a prototxt is a solver's."""
+    return bool(_SOLVER_FIELD.search(read_prototxt(path)))
+
+
+def solver_net(solver: str, phase: str) -> NetSource:
+    """The net that a solver trains, or the first that it tests; filtered for ``phase``."""
+    return train_net(read_solver(solver), solver) if phase == "TRAIN" else _test_source(solver)
 
 
 def test_net(solver: str, weights: str | None = None) -> Net:

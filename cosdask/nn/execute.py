@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosdask.nn.graph import Graph, Node, WeightRef
-from cosdask.nn.layer import Array, Layer
+from cosdask.nn.layer import Array
+from cosdask.nn.precision import cast_in, cast_out, products
 
 Params = dict[str, Array]
 #: the state of each recurrent layer, by the layer's key
@@ -89,6 +90,7 @@ def run_graph(
     wanted: Iterable[str],
     rng: Array | None = None,
     states: States | None = None,
+    precision: str = "float32",
 ) -> Outcome:
     """Run every node of the graph in order.
 
@@ -99,6 +101,7 @@ def run_graph(
         wanted: names of the blobs to return.
         rng: a key; each random layer gets one of its own from it.
         states: where recurrent layers go on from; those not named start from zero.
+        precision: one of :data:`cosdask.nn.precision.PRECISIONS`; the blobs returned are float32 in each.
 
     Raises:
         NetError: where a layer draws random numbers and ``rng`` is None.
@@ -108,21 +111,21 @@ def run_graph(
         if name in inputs:  # a data layer's other tops need not be given where nothing asks for them
             blobs.put(name, jnp.asarray(inputs[name], jnp.float32))
     outcome = Outcome({}, dict(params), jnp.zeros((), jnp.float32), dict(states or {}))
-    with jax.default_matmul_precision("highest"):
+    with products(precision):
         for node in graph.nodes:
             with jax.named_scope(node.key):
-                outcome.loss = outcome.loss + _run_node(node, outcome, blobs, rng)
-    outcome.blobs = {name: blobs.get(name, "caffe") for name in wanted}
+                outcome.loss = outcome.loss + _run_node(node, outcome, blobs, rng, precision)
+    outcome.blobs = {name: blobs.get(name, "caffe").astype(jnp.float32) for name in wanted}
     return outcome
 
 
-def _run_node(node: Node, outcome: Outcome, blobs: Blobs, rng: Array | None) -> Array:
+def _run_node(node: Node, outcome: Outcome, blobs: Blobs, rng: Array | None, precision: str) -> Array:
     """Run one layer, put its tops into ``blobs``, its running sums and state into ``outcome``; its weighted loss."""
     layer = node.layer
-    place = _place(layer, node, blobs)
-    bottoms = [blobs.get(name, place) for name in node.bottoms]
-    bottoms = [jax.lax.stop_gradient(b) if stop else b for b, stop in zip(bottoms, node.stopped, strict=True)]
-    weights = [load_weight(outcome.params, ref) for ref in node.weights]
+    place = place_of(node, blobs)
+    given = [blobs.get(name, place) for name in node.bottoms]
+    given = [jax.lax.stop_gradient(b) if stop else b for b, stop in zip(given, node.stopped, strict=True)]
+    weights, bottoms = cast_in(layer, [load_weight(outcome.params, ref) for ref in node.weights], given, precision)
     if node.key in outcome.states and isinstance(layer, Recurrent):
         tops, outcome.states[node.key] = layer.forward_with_state(weights, bottoms, outcome.states[node.key])
     else:
@@ -131,17 +134,18 @@ def _run_node(node: Node, outcome: Outcome, blobs: Blobs, rng: Array | None) -> 
             if not ref.weight.learnable:
                 outcome.params[ref.key] = jax.lax.stop_gradient(weight)
     loss = jnp.zeros((), jnp.float32)
-    for name, top, factor in zip(node.tops, tops, node.loss_weights, strict=True):
+    for name, top, factor in zip(node.tops, cast_out(layer, tops, given), node.loss_weights, strict=True):
         blobs.put(name, top, place)
         if factor:
-            loss = loss + jnp.float32(factor) * jnp.sum(top)
+            loss = loss + jnp.float32(factor) * jnp.sum(top.astype(jnp.float32))
     return loss
 
 
-def _place(layer: Layer, node: Node, blobs: Blobs) -> Place:
-    if layer.layout == "any":
+def place_of(node: Node, blobs: Blobs) -> Place:
+    """The layout in which a layer runs."""
+    if node.layer.layout == "any":
         return blobs.place(node.bottoms[0]) if node.bottoms else "caffe"
-    return layer.layout
+    return node.layer.layout
 
 
 def _layer_key(node: Node, rng: Array | None) -> Array | None:

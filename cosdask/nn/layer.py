@@ -31,6 +31,7 @@ from cosdask.proto import caffe_pb2
 Shape = tuple[int, ...]
 Array = jax.Array
 Layout = Literal["caffe", "last", "any"]
+Arithmetic = Literal["products", "as_given", "sums", "float32"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ class Layer:
     n_tops: ClassVar[tuple[int, int | None]] = (1, 1)
     #: bottoms that no gradient flows to (labels, indices)
     no_gradient: tuple[int, ...] = ()
+    #: how it computes in bfloat16 nets (see :mod:`cosdask.nn.precision`): ``products`` of bfloat16 factors,
+    #: ``as_given`` in the type of its bottoms, ``sums`` in float32 with tops in the type of its bottoms, or all in
+    #: ``float32``
+    arithmetic: ClassVar[Arithmetic] = "float32"
     #: loss layers give their first top a loss_weight of 1 where the prototxt gives none
     is_loss: ClassVar[bool] = False
 
@@ -219,6 +224,7 @@ def count(shape: Sequence[int]) -> int:
 
 __all__ = [
     "REGISTRY",
+    "Arithmetic",
     "Array",
     "Layer",
     "Layout",

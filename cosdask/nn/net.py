@@ -21,6 +21,7 @@ from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, WeightRef, output
 from cosdask.nn.layer import Array, Shape
 from cosdask.nn.layers.python import user_errors
 from cosdask.nn.places import layer_places
+from cosdask.nn.precision import check_precision
 from cosdask.nn.programs import Program, Programs
 from cosdask.nn.weights import load_weights, save_weights, weights_of
 from cosdask.proto import caffe_pb2, filter_net, parse_net, read_prototxt, to_text, upgrade_net
@@ -41,6 +42,8 @@ class Net:
         input_shapes: ``{blob: shape}``, where the prototxt or its data do not say or something else is wanted.
         seed: of the fillers; None draws anew each time.
         folder: where paths inside of the net are looked for if the working directory lacks them; default: the net's.
+        precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"`` (see :mod:`cosdask.nn.precision`); weights and what is
+            returned are float32 in each.
 
     Raises:
         ProtoError: for a prototxt that cannot be read.
@@ -66,7 +69,9 @@ class Net:
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         seed: int | None = None,
         folder: str | None = None,
+        precision: str = "float32",
     ) -> None:
+        self.precision = check_precision(precision)
         self.path: str | None = None
         text: str | None = None
         if isinstance(path_or_url, caffe_pb2.NetParameter):
@@ -88,7 +93,7 @@ class Net:
             force = self._message.force_backward
             self.graph: Graph = GraphBuilder(built, self.phase, self.inputs, force_backward=force).build()
         self.blob_shapes: dict[str, Shape] = self.graph.blob_shapes
-        self.programs = Programs(built, self.phase, self.inputs, self.graph)
+        self.programs = Programs(built, self.phase, self.inputs, self.graph, self.precision)
         self._params: Params | None = None
         self._states: dict[str, Sequence[Array]] = {}
         self._draw_key: Array | None = None
@@ -258,7 +263,7 @@ class Net:
         program = self._program(inputs, blobs, loss)
         _check_keys(params, program.weights)
         with self._placed():
-            return run_graph(program.graph, params, inputs, program.blobs, rng)
+            return run_graph(program.graph, params, inputs, program.blobs, rng, precision=self.precision)
 
     def apply(
         self, params: Params, inputs: Mapping[str, Any], rng: Any = None, blobs: Sequence[str] | None = None

@@ -259,7 +259,7 @@ def reduce_net(net: Net) -> tuple[Any, ...]:
     if weights is None:
         weights = to_binary(net_message(net), net.to_blobs(net.params))
     code = dump_layers() if any(is_user_code(node.layer) for node in net.graph.nodes) else b""
-    settings = (net.phase, net.level, net.stages, tuple(net.inputs.items()), net.seed, net.folder, code)
+    settings = (net.phase, net.level, net.stages, tuple(net.inputs.items()), net.seed, net.folder, net.precision, code)
     return restore_net, (net.to_message().SerializeToString(deterministic=True), settings, weights)
 
 
@@ -289,10 +289,11 @@ def restore_net(message: bytes, settings: Any, weights: Any) -> Net:
 def _opened(message: bytes, settings: Any, weights: Any) -> Net:
     from cosdask.nn.net import Net
 
-    phase, level, stages, inputs, seed, folder, code = settings
+    phase, level, stages, inputs, seed, folder, precision, code = settings
     load_layers(code)
     parsed = parse_binary(message, caffe_pb2.NetParameter())
-    net = Net(parsed, phase, level=level, stages=stages, input_shapes=dict(inputs), seed=seed, folder=folder)
+    shapes = dict(inputs)
+    net = Net(parsed, phase, level, stages, input_shapes=shapes, seed=seed, folder=folder, precision=precision)
     if not isinstance(weights, tuple):
         net.load_message(parse_binary(weights, caffe_pb2.NetParameter()))
         return net

@@ -29,8 +29,8 @@ class Program:
         weights: keys of the weights that it reads.
     """
 
-    def __init__(self, graph: Graph, blobs: tuple[str, ...]) -> None:
-        self.graph, self.blobs = graph, blobs
+    def __init__(self, graph: Graph, blobs: tuple[str, ...], precision: str = "float32") -> None:
+        self.graph, self.blobs, self.precision = graph, blobs, precision
         self.random = any(node.layer.random for node in graph.nodes)
         with jax.ensure_compile_time_eval():  # kept beyond the trace of a user's jit
             self.first_states = first_states(graph)
@@ -43,7 +43,7 @@ class Program:
     def _run(
         self, params: Params, inputs: Mapping[str, Array], rng: Array | None, states: States
     ) -> tuple[dict[str, Array], States]:
-        outcome = run_graph(self.graph, params, inputs, self.blobs, rng, states)
+        outcome = run_graph(self.graph, params, inputs, self.blobs, rng, states, self.precision)
         return outcome.blobs, outcome.states
 
     def __call__(
@@ -67,11 +67,18 @@ class Programs:
         phase: ``"TRAIN"`` or ``"TEST"``.
         inputs: the net's inputs and the shapes it states for them.
         whole: the net's whole graph, which says where weights live.
+        precision: of all of them.
     """
 
     def __init__(
-        self, layers: Sequence[caffe_pb2.LayerParameter], phase: str, inputs: Mapping[str, Shape], whole: Graph
+        self,
+        layers: Sequence[caffe_pb2.LayerParameter],
+        phase: str,
+        inputs: Mapping[str, Shape],
+        whole: Graph,
+        precision: str = "float32",
     ) -> None:
+        self._precision = precision
         self._layers, self._phase, self._inputs, self._whole = layers, phase, dict(inputs), whole
         self._lock = threading.RLock()
         self._programs: dict[Any, Program] = {}
@@ -96,7 +103,7 @@ class Programs:
             shapes = {name: tuple(int(size) for size in np.shape(given[name])) for name in names}
             key = (blobs, loss, tuple(shapes.items()))
             if key not in self._programs:
-                self._programs[key] = Program(self._build(chosen, shapes), blobs)
+                self._programs[key] = Program(self._build(chosen, shapes), blobs, self._precision)
             return self._programs[key]
 
     def _needed(self, blobs: tuple[str, ...], loss: bool) -> tuple[list[int], list[str]]:

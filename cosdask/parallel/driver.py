@@ -208,6 +208,7 @@ class CaffeOnDask:
             checkpoint_seconds=config.checkpoint_seconds,
             on_nan=config.on_nan,
             plugins=dump_plugins(),
+            precision=config.precision,
         )
 
     def _test(self, client: Client, source: Any) -> dict[str, Any]:
@@ -231,8 +232,9 @@ class CaffeOnDask:
         param = prepare.self_contained(self._solver(), self.config.conf, "")
         solver, model = to_text(param), prepare.absolute(self.config.model)
         spec = source_spec(client, source, solver, "TEST", source_options(self.config))
+        options, precision = source_options(self.config), self.config.precision
         inspection = client.submit(
-            evaluate.inspect_test, solver, model, spec, source_options(self.config), dump_plugins(), pure=False
+            evaluate.inspect_test, solver, model, spec, options, dump_plugins(), precision, pure=False
         )
         (found,) = results_of([inspection])
         return cast(evaluate.Evaluation, found)

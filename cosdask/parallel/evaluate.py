@@ -34,6 +34,7 @@ class Evaluation:
         rows: number of rows.
         batch: rows of a batch.
         plugins: the user's own layers and sources.
+        precision: of the net.
     """
 
     solver: str
@@ -43,6 +44,7 @@ class Evaluation:
     rows: int
     batch: int
     plugins: str
+    precision: str = "float32"
 
     def open(self) -> tuple[Net, Source, Evaluator]:
         """On a worker: the net, its source and its evaluator; opened and compiled once a process."""
@@ -56,29 +58,30 @@ def _opened(evaluation: Evaluation) -> tuple[Net, Source, Evaluator]:
     if found != evaluation.digest:
         raise DataError(f"{evaluation.model}: has changed since the work began.", path=evaluation.model)
     source = Source.from_spec(json.loads(evaluation.spec))
-    net = _test_net(evaluation.solver, evaluation.model, source)
+    net = _test_net(evaluation.solver, evaluation.model, source, evaluation.precision)
     return net, source, Evaluator(net, source)
 
 
-def _test_net(solver: str, model: str, source: Source | None) -> Net:
+def _test_net(solver: str, model: str, source: Source | None, precision: str) -> Net:
     nets = test_nets(parse_solver(solver), None)
     if not nets:
         raise ConfigError(
             "the solver has no test net: state test_iter (0 is enough where nothing is validated while training)."
         )
-    return nets[0].open(weights=model, seed=0, tops=source.tops if source is not None else None)
+    tops = source.tops if source is not None else None
+    return nets[0].open(weights=model, seed=0, tops=tops, precision=precision)
 
 
 def inspect_test(
-    solver: str, model: str, spec: dict[str, Any] | None, options: dict[str, Any], plugins: str
+    solver: str, model: str, spec: dict[str, Any] | None, options: dict[str, Any], plugins: str, precision: str
 ) -> Evaluation:
     """On a worker: build the net, load the weights, find and count the rows; what is wrong is raised here."""
     load_plugins(plugins)
     given = None if spec is None else Source.from_spec(spec)
-    net = _test_net(solver, model, given)
+    net = _test_net(solver, model, given, precision)
     source = given if given is not None else counted(get_source(net, phase="TEST", options=options))
     text = json.dumps(source.spec())
-    return Evaluation(solver, model, hash_of(model), text, source.rows, source.batch_size, plugins)
+    return Evaluation(solver, model, hash_of(model), text, source.rows, source.batch_size, plugins, precision)
 
 
 def test(client: Client, evaluation: Evaluation, members: list[Member]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Job:
         checkpoint_seconds: seconds between automatic checkpoints; 0 for none.
         on_nan: ``"stop"`` or ``"warn"``: what a loss that is not a number does.
         plugins: the user's own layers and sources, pickled by the client, base64.
+        precision: of the nets.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class Job:
     checkpoint_seconds: float = 300.0
     on_nan: str = "stop"
     plugins: str = ""
+    precision: str = "float32"
 
     def to_json(self) -> str:
         """One line of JSON."""

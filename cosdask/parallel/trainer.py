@@ -58,6 +58,7 @@ class Trainer:
             ranks=tuple(range(rank * per_process, (rank + 1) * per_process)),
             seed=job.seed,
             threads=max(1, job.threads[rank]),
+            precision=job.precision,
             # CaffeOnSpark never tests before the first iteration; a solver that asks for it in so many words gets it
             test_at_start=param.HasField("test_initialization") and param.test_initialization,
         )

@@ -59,6 +59,7 @@ class Settings:
         ranks: the ranks that this process runs.
         seed: replaces the solver's ``random_seed``; -1 draws one.
         threads: decoding threads of each feed; None chooses by the cores.
+        precision: of the nets (:mod:`cosdask.nn.precision`).
         test_at_start: validate before the first iteration; None: as the solver's ``test_initialization`` says.
         options: of the TRAIN source, where the engine opens it itself (see :class:`cosdask.data.Source`).
     """
@@ -71,6 +72,7 @@ class Settings:
     seed: int | None = None
     threads: int | None = None
     test_at_start: bool | None = None
+    precision: str = "float32"
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -128,7 +130,7 @@ class Engine:
     ) -> None:
         self.param, self.settings = param, settings
         self.seed = solver_seed(param, settings.seed)
-        net = train_net(param, settings.path).open(seed=self.seed)
+        net = train_net(param, settings.path).open(seed=self.seed, precision=settings.precision)
         self.source = source if source is not None else get_source(net, phase="TRAIN", options=settings.options)
         self.step_functions = TrainStep(net, param, self.source.finish, self.seed)
         self.iteration = 0
@@ -338,7 +340,8 @@ class Engine:
 
     def _open_test(self, index: int, named: NetSource) -> Test:
         given = self._test_sources[index] if self._test_sources else None
-        net = named.open(seed=self.seed, tops=given.tops if given is not None else None)
+        tops = given.tops if given is not None else None
+        net = named.open(seed=self.seed, tops=tops, precision=self.settings.precision)
         source = given if given is not None else get_source(net, phase="TEST")
         weights = SharedWeights(self.net, net)
         done = self.validations_before(self.iteration)

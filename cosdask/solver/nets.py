@@ -37,7 +37,11 @@ class NetSource:
         return self.where if isinstance(self.where, caffe_pb2.NetParameter) else read_net(self.where)
 
     def open(
-        self, weights: str | None = None, seed: int | None = None, tops: Mapping[str, Sequence[int]] | None = None
+        self,
+        weights: str | None = None,
+        seed: int | None = None,
+        tops: Mapping[str, Sequence[int]] | None = None,
+        precision: str = "float32",
     ) -> Net:
         """Build the net; ``tops`` are the shapes of its data layers' tops where its rows come from elsewhere."""
         return Net(
@@ -49,6 +53,7 @@ class NetSource:
             seed=seed,
             folder=self.folder,
             input_shapes=tops,
+            precision=precision,
         )
 
 

@@ -34,6 +34,7 @@ class Solver:
         on_event: called with every event (:mod:`cosdask.events`).
         seed: replaces the solver's ``random_seed``.
         shuffle: visit the training rows in a new order each epoch.
+        precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``; weights, history and updates are float32 in each.
 
     Raises:
         ProtoError, SolverError, NetError, DataError, WeightsError: naming file and place.
@@ -48,6 +49,7 @@ class Solver:
         on_event: Callable[[Event], None] = _ignore,
         seed: int | None = None,
         shuffle: bool = False,
+        precision: str = "float32",
     ) -> None:
         if ranks < 1:
             raise SolverError(f"ranks (={ranks}) must be 1 or more.")
@@ -60,6 +62,7 @@ class Solver:
             ranks=tuple(range(ranks)),
             seed=seed,
             options={"shuffle": shuffle},
+            precision=precision,
         )
         self.param: caffe_pb2.SolverParameter = param
         self.engine = Engine(param, settings)

@@ -17,6 +17,7 @@ from cosdask.errors import SolverError
 from cosdask.nn.execute import Params
 from cosdask.nn.layer import Array
 from cosdask.nn.net import Net
+from cosdask.nn.precision import products
 from cosdask.proto import caffe_pb2
 from cosdask.solver.policies import learning_rate
 from cosdask.solver.rules import bias_correction, get_rule
@@ -96,7 +97,7 @@ class TrainStep:
             return self.net.loss(weights, inputs, rng)
 
         # around the backward pass too: hand-written gradients are traced after the forward pass has ended
-        with jax.default_matmul_precision("highest"):
+        with products(self.net.precision):
             (total, (outputs, after)), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return Gradient(grads, {key: after[key] for key in self.sum_keys}, total, total, outputs)
 

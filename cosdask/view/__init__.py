@@ -1,7 +1,8 @@
-"""What people look at: progress bar, Caffe-style log lines, plots. Consumes events only."""
+"""What people look at: progress bar, Caffe-style log lines, plots, pictures of nets."""
 
 from cosdask.view.caffe_lines import caffe_lines, describe_run
 from cosdask.view.callbacks import Callbacks, EarlyStop, StopTraining
+from cosdask.view.draw import draw_net
 from cosdask.view.plots import plot_history, plot_predictions, plot_summary
 from cosdask.view.progress import Consumer, JsonLines, LineLog, ProgressBar, default_consumers, in_notebook
 from cosdask.view.tensorboard import TensorBoard
@@ -18,6 +19,7 @@ __all__ = [
     "caffe_lines",
     "default_consumers",
     "describe_run",
+    "draw_net",
     "in_notebook",
     "plot_history",
     "plot_predictions",

@@ -16,6 +16,7 @@ import cosdask.nn.layers  # noqa: F401  # fills the registry
 from cosdask import allow_python_layers
 from cosdask.device import compile_function
 from cosdask.nn.layer import REGISTRY, Array, Layer, make_layer
+from cosdask.nn.precision import cast_in, cast_out
 from cosdask.proto import caffe_pb2
 
 ROWS = [*LAYERS, *MORE]
@@ -128,6 +129,47 @@ def compare(gradient: Array, difference: Array, what: str) -> None:
     """Caffe's measure: the error relative to the larger of the two, but to no less than 1."""
     scale = np.maximum(np.maximum(np.abs(gradient), np.abs(difference)), 1)
     assert np.max(np.abs(gradient - difference) / scale) < THRESHOLD, what
+
+
+ONE_A_TYPE = {
+    row.name.split("-")[0]: pytest.param(row, row.phases[0], id=row.name) for row in reversed(ROWS) if row.phases
+}
+
+
+@pytest.mark.parametrize(("row", "phase"), ONE_A_TYPE.values())
+def test_bfloat16_comes_near(row: Row, phase: str) -> None:
+    """In a bfloat16 net every layer runs on bfloat16 bottoms, near its float32 tops and gradients."""
+    layer = make(row, phase)
+    run, weights, bottoms = runner(layer), weights_of(layer), bottoms_of(row)
+    checked = len(layer.top_shapes) if row.checked_tops is None else row.checked_tops
+
+    def lowered(weights: Sequence[Array], bottoms: Sequence[Array]) -> list[Array]:
+        given = [b if i in layer.no_gradient else b.astype(jnp.bfloat16) for i, b in enumerate(bottoms)]
+        cast_weights, cast_bottoms = cast_in(layer, weights, given, "bfloat16")
+        return cast_out(layer, run(cast_weights, cast_bottoms), given)
+
+    # numbers that bfloat16 holds exactly, so that only the layer's own arithmetic is compared
+    weights = [weight.astype(jnp.bfloat16).astype(jnp.float32) for weight in weights]
+    bottoms = [b if i in layer.no_gradient else b.astype(jnp.bfloat16).astype(b.dtype) for i, b in enumerate(bottoms)]
+
+    def summed(function: Callable[..., list[Array]]) -> Callable[..., tuple[Array, list[Array]]]:
+        def call(weights: Sequence[Array], bottoms: Sequence[Array]) -> tuple[Array, list[Array]]:
+            tops = function(weights, bottoms)
+            return sum((top.astype(jnp.float32).sum() for top in tops[:checked]), start=jnp.zeros(())), tops
+
+        return call
+
+    both = [jax.value_and_grad(summed(function), (0, 1), has_aux=True) for function in (run, lowered)]
+    ((_, exact), wanted), ((_, found), gradient) = compile_function(lambda w, b: [call(w, b) for call in both])(
+        weights, bottoms
+    )
+    for top, near in zip(exact, found, strict=True):
+        assert near.dtype in (jnp.float32, jnp.bfloat16)
+        scale = max(1.0, float(jnp.abs(top).max(initial=0)))
+        np.testing.assert_allclose(near.astype(jnp.float32), top, rtol=0.02, atol=0.02 * scale)
+    for one, other in zip(jax.tree.leaves(wanted), jax.tree.leaves(gradient), strict=True):
+        assert other.dtype == jnp.float32
+        np.testing.assert_allclose(other, one, rtol=0.05, atol=0.05 * max(1.0, float(jnp.abs(one).max(initial=0))))
 
 
 @pytest.mark.parametrize(("row", "phase"), CASES)

@@ -16,6 +16,8 @@ from cosdask.nn.layers.ops import isolated, use_layout
 class _Activation(Layer):
     """A function of single values: the top has the bottom's shape."""
 
+    arithmetic = "as_given"
+
     layout = "any"
 
     def setup(self) -> None:

@@ -16,6 +16,8 @@ from cosdask.proto import caffe_pb2
 class Concat(Layer):
     """Join blobs along ``axis`` (default 1); ``concat_dim`` is its old name."""
 
+    arithmetic = "as_given"
+
     n_bottoms = (1, None)
 
     def setup(self) -> None:
@@ -56,6 +58,8 @@ class Eltwise(Layer):
     divides.
     """
 
+    arithmetic = "as_given"
+
     layout = "any"
     n_bottoms = (2, None)
 
@@ -94,6 +98,8 @@ class Eltwise(Layer):
 class Flatten(Layer):
     """Make the axes from ``axis`` (default 1) to ``end_axis`` (default the last) one."""
 
+    arithmetic = "as_given"
+
     def setup(self) -> None:
         """Work out the top's shape.
 
@@ -116,6 +122,8 @@ class Flatten(Layer):
 class Silence(Layer):
     """Reads blobs so that they do not count as outputs of the net; makes nothing."""
 
+    arithmetic = "as_given"
+
     layout = "any"
     n_bottoms = (1, None)
     n_tops = (0, 0)
@@ -131,6 +139,8 @@ class Silence(Layer):
 @register("Split")
 class Split(Layer):
     """The bottom under several names; their gradients are summed."""
+
+    arithmetic = "as_given"
 
     layout = "any"
     n_tops = (1, None)

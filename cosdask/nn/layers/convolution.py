@@ -153,6 +153,8 @@ def _caffe_axes(spatial: int) -> tuple[str, str, str]:
 class _ConvolutionBase(Layer):
     """What convolution and deconvolution share: fields, weights, layout and bias."""
 
+    arithmetic = "products"
+
     n_bottoms = (1, None)
     n_tops = (1, None)
     layout = "last"

@@ -17,6 +17,8 @@ class Dropout(Layer):
     In TEST the values pass unchanged.
     """
 
+    arithmetic = "as_given"
+
     layout = "any"
 
     def setup(self) -> None:

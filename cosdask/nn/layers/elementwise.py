@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cosdask.nn.layer import Array, Layer, Weight, register
+from cosdask.nn.layer import Arithmetic, Array, Layer, Weight, register
 from cosdask.nn.layers.ops import scale_channels
 from cosdask.proto import caffe_pb2
 
 
 class _Elementwise(Layer):
     """One bottom, one top of the same shape: ``y = self.apply(x)``."""
+
+    arithmetic: ClassVar[Arithmetic] = "as_given"
 
     layout = "any"
 
@@ -118,6 +121,8 @@ def _log_base(layer: Layer, base: float) -> float:
 class Exp(_Elementwise):
     """``y = base^(shift + scale x)``; base -1 stands for e."""
 
+    arithmetic = "float32"
+
     def read_fields(self) -> None:
         """Fold base, scale and shift into ``y = outer exp(inner x)``."""
         param = self.param.exp_param
@@ -136,6 +141,8 @@ class Exp(_Elementwise):
 @register("Log")
 class Log(_Elementwise):
     """``y = log_base(shift + scale x)``; base -1 stands for e. NaN where the argument is negative, as in Caffe."""
+
+    arithmetic = "float32"
 
     def read_fields(self) -> None:
         """Read base, scale and shift.
@@ -161,6 +168,8 @@ class PReLU(Layer):
 
     Its weight is the slopes: shape (C,), or () with ``channel_shared``; they start at 0.25 unless ``filler`` is given.
     """
+
+    arithmetic = "as_given"
 
     layout = "last"
 

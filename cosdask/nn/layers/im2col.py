@@ -19,6 +19,8 @@ class Im2col(Layer):
     channel. Takes ``convolution_param``'s kernel, stride, pad, dilation and ``axis`` (the channel axis, default 1).
     """
 
+    arithmetic = "as_given"
+
     def setup(self) -> None:
         """Read the kernel.
 

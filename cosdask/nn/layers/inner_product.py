@@ -49,6 +49,8 @@ class InnerProduct(Layer):
     W has shape (num_output, inputs), or (inputs, num_output) with ``transpose``.
     """
 
+    arithmetic = "products"
+
     def setup(self) -> None:
         """Work out shapes.
 

@@ -82,6 +82,8 @@ def normalize_within(values: Array, size: int, alpha: float, beta: float) -> Arr
 class LRN(Layer):
     """Divide each value by a power of the squares around it: across channels, or within its channel."""
 
+    arithmetic = "sums"
+
     layout = "last"
 
     def setup(self) -> None:

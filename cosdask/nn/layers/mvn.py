@@ -21,6 +21,8 @@ class MVN(Layer):
     With ``normalize_variance: false`` only the mean is taken off. The variance is the mean square of ``x - mean``.
     """
 
+    arithmetic = "sums"
+
     def setup(self) -> None:
         """Read the fields.
 

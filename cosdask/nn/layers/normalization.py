@@ -76,6 +76,8 @@ class BatchNorm(Layer):
     multiplied by ``moving_average_fraction`` before a batch is added.
     """
 
+    arithmetic = "sums"
+
     def setup(self) -> None:
         """Read the fields.
 
@@ -135,6 +137,8 @@ class BatchNorm(Layer):
 
 class _PerAxis(Layer):
     """What Scale and Bias share: a blob, learned or the second bottom, that spans some axes of the first bottom."""
+
+    arithmetic = "as_given"
 
     n_bottoms = (1, 2)
 

@@ -280,6 +280,8 @@ class Pooling(Layer):
     With MAX a second top gives each maximum's place in the bottom (``row * width + column``).
     """
 
+    arithmetic = "sums"
+
     layout = "last"
     n_tops = (1, 2)
 

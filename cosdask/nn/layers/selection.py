@@ -77,6 +77,8 @@ class BatchReindex(Layer):
     Rows may be taken several times or never. An index outside of the batch gives a row of NaN.
     """
 
+    arithmetic = "as_given"
+
     n_bottoms = (2, 2)
     no_gradient = (1,)
 

@@ -23,6 +23,8 @@ class Crop(Layer):
     bottom are not read; no gradient flows to it.
     """
 
+    arithmetic = "as_given"
+
     n_bottoms = (2, 2)
     no_gradient = (1,)
 
@@ -70,6 +72,8 @@ class Reshape(Layer):
     ``shape`` replaces ``num_axes`` axes (default: all) from ``axis`` on; a dim of 0 copies the bottom's, one dim of -1
     is worked out from the rest.
     """
+
+    arithmetic = "as_given"
 
     def setup(self) -> None:
         """Work out the new shape.
@@ -131,6 +135,8 @@ class Slice(Layer):
     The pieces are equal, or end before each ``slice_point``. ``slice_dim`` is the old name of ``axis``.
     """
 
+    arithmetic = "as_given"
+
     n_tops = (1, None)
 
     def setup(self) -> None:
@@ -174,6 +180,8 @@ class Slice(Layer):
 @register("Tile")
 class Tile(Layer):
     """Repeat the bottom ``tiles`` times along ``axis`` (default 1): ``a b`` becomes ``a b a b``."""
+
+    arithmetic = "as_given"
 
     def setup(self) -> None:
         """Read axis and tiles.

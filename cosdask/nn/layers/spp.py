@@ -20,6 +20,8 @@ class SPP(Layer):
     The window of a level is the image's size over its bins, rounded up; what is missing is padded on both sides.
     """
 
+    arithmetic = "sums"
+
     layout = "last"
 
     def setup(self) -> None:
