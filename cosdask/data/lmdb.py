@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from cosdask.data.datums import DatumSource
 from cosdask.data.index import Block, Index, find_index, keep_index, kept_index
-from cosdask.data.lmdb_tree import LmdbTree, one_ahead
+from cosdask.data.lmdb_tree import LmdbTree
 from cosdask.data.rows import Records
 from cosdask.errors import DataError
 from cosdask.storage import FileStamp, exists, is_folder, join, local_path, missing
@@ -18,6 +19,8 @@ from cosdask.storage import FileStamp, exists, is_folder, join, local_path, miss
 _SHUFFLE_PIECE = 64
 #: Bytes of leaf pages of a remote file that several workers count together.
 _SHARED_BYTES = 8 << 20
+
+T = TypeVar("T")
 
 
 class LmdbSource(DatumSource):
@@ -118,4 +121,16 @@ class LmdbSource(DatumSource):
             else:
                 number, skip = self.index().locate(start)
                 records = tree.rows(self.index().blocks[number].place["at"], skip, stop - start)
-            yield from records if tree.is_local else one_ahead(records)
+            yield from records if tree.is_local else _one_ahead(records)
+
+
+_END: Any = object()
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, of which the next is made in a thread while the caller works on one."""
+    with ThreadPoolExecutor(1, "cosdask-ahead") as pool:
+        coming = pool.submit(next, items, _END)
+        while (item := coming.result()) is not _END:
+            coming = pool.submit(next, items, _END)
+            yield item

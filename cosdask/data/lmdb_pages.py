@@ -20,7 +20,17 @@ import numpy as np
 from cosdask.errors import DataError
 from cosdask.storage import RangeFile
 
-__all__ = ["HEADER", "Branch", "Leaves", "Meta", "check_overflow", "overflow_pages", "parse_branches", "parse_leaves"]
+__all__ = [
+    "HEADER",
+    "Branch",
+    "Leaves",
+    "Meta",
+    "check_order",
+    "check_overflow",
+    "overflow_pages",
+    "parse_branches",
+    "parse_leaves",
+]
 
 #: Bytes of a page's header.
 HEADER = 16
@@ -39,6 +49,8 @@ _KINDS = {_BRANCH: "a branch page", _LEAF: "a leaf page", _OVERFLOW: "an overflo
 _KIND_BITS = 0x6F
 _BIG = 1
 _SUBDATABASE, _DUPLICATES = 2, 4
+#: Flags of a database whose keys are compared from their end, or as numbers.
+_OTHER_ORDERS = 2 | 8
 
 # Magic, version, address, map size; two databases (free pages, then rows); last page, transaction.
 _META_FIELDS = struct.Struct("<IIQQ IHHQQQQQ IHHQQQQQ QQ")
@@ -49,7 +61,8 @@ _META_BYTES = HEADER + _META_FIELDS.size
 class Meta:
     """What an LMDB file says of itself: sizes of its tree, and where it begins.
 
-    ``depth`` is the number of levels, leaves included; 0 where there are no rows.
+    ``depth`` is the number of levels, leaves included; 0 where there are no rows; ``ordered`` says that keys are
+    compared byte by byte.
     """
 
     path: str
@@ -63,6 +76,7 @@ class Meta:
     root: int
     last_page: int
     transaction: int
+    ordered: bool
 
     @classmethod
     def read(cls, file: RangeFile) -> Meta:
@@ -157,6 +171,7 @@ def _meta(data: bytes, file: RangeFile, page: int) -> Meta:
         root=root if rows else 0,
         last_page=last_page,
         transaction=transaction,
+        ordered=not flags & _OTHER_ORDERS,
     )
 
 
@@ -313,6 +328,37 @@ def parse_leaves(data: np.ndarray, pages: np.ndarray, meta: Meta) -> Leaves:
         meta.check_pages(first, overflow_pages(size[big], meta), where[big])
         overflow[big] = first
     return Leaves(data, pages, nodes.counts, nodes.key_start, stop, stop, size, overflow)
+
+
+def check_order(leaves: Leaves, before: bytes, meta: Meta) -> bytes:
+    """Refuse rows that are not in the order of their keys: some come twice.
+
+    Args:
+        leaves: rows that follow each other.
+        before: the key before them.
+        meta: of their file.
+
+    Returns:
+        The last key.
+
+    Raises:
+        DataError: damaged.
+    """
+    last = leaves.key(len(leaves.size) - 1)
+    if not meta.ordered:
+        return last
+    # Eight bytes tell most keys apart; only where these are equal whole keys are compared.
+    place = leaves.key_start[:, None] + np.arange(8)
+    inside = place < leaves.key_stop[:, None]
+    heads = np.where(inside, leaves.data[np.where(inside, place, 0)], np.uint8(0)).view(">u8")[:, 0]
+    wrong = heads[1:] < heads[:-1]
+    for row in np.flatnonzero(heads[1:] == heads[:-1]).tolist():
+        wrong[row] = leaves.key(row) >= leaves.key(row + 1)
+    if before >= leaves.key(0) or wrong.any():
+        row = int(np.argmax(wrong)) + 1 if wrong.any() and before < leaves.key(0) else 0
+        page = int(leaves.pages[np.searchsorted(np.cumsum(leaves.counts), row, side="right")])
+        raise meta.damaged(page, "its keys do not ascend, or not after those before it")
+    return last
 
 
 def check_overflow(data: np.ndarray, start: np.ndarray, first: np.ndarray, size: np.ndarray, meta: Meta) -> None:

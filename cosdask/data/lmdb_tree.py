@@ -10,14 +10,13 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from cosdask.data.index import Block, Index
+from cosdask.data.lmdb_blocks import Blocks, Fetch, Path, Piece
 from cosdask.data.lmdb_pages import (
     HEADER,
     Leaves,
@@ -29,15 +28,12 @@ from cosdask.data.lmdb_pages import (
 )
 from cosdask.data.rows import Records
 from cosdask.errors import DataError
-from cosdask.storage import FileStamp, RangeFile
+from cosdask.storage import FileStamp, RangeFile, merged_ranges
 
 __all__ = ["LmdbTree"]
 
 #: Bytes fetched at a time, about.
 _WINDOW = 8 << 20
-#: Bytes of other pages that are fetched along rather than asking once more, and their most part of what is wanted.
-_GAP = 64 << 10
-_WASTE = 0.04
 #: Branch pages fetched at a time, at most.
 _BRANCHES = 32
 #: Children of branch pages that are remembered in a process.
@@ -46,9 +42,6 @@ _REMEMBERED = 2_000_000
 _FILES = 64
 #: Most bytes of a value: no Datum can be larger.
 _MOST_BYTES = (1 << 31) - 1
-
-Path = tuple[int, ...]
-T = TypeVar("T")
 
 
 class _Branches:
@@ -101,62 +94,6 @@ class _Metas:
 
 _CACHE = _Branches()
 _METAS = _Metas()
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Leaf pages that follow each other below one branch page; ``first`` is the number of the first there."""
-
-    path: Path
-    first: int
-    pages: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Fetch:
-    """Leaf pages that were fetched together."""
-
-    pieces: list[_Piece]
-    leaves: Leaves
-
-
-class _Blocks:
-    """Makes the blocks of leaf pages that come in order; a new branch page begins a new block."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-        self._done: list[Block] = []
-        self._path: Path | None = None
-        self._starts: list[dict[str, Any]] = []
-        self._rows = 0
-
-    def add(self, fetch: _Fetch) -> None:
-        """Take some leaf pages."""
-        ends = np.cumsum(fetch.leaves.counts)
-        leaf, row = 0, 0
-        for piece in fetch.pieces:
-            if piece.path != self._path:
-                self._close()
-                self._path = piece.path
-            last = leaf + len(piece.pages)
-            rows = int(ends[last - 1]) - row
-            for first in range(-self._rows % self._step, rows, self._step):
-                number = int(np.searchsorted(ends, row + first, side="right"))
-                node = row + first - (int(ends[number - 1]) if number else 0)
-                at = [*piece.path, piece.first + number - leaf, node]
-                self._starts.append({"at": at, "key": fetch.leaves.key(row + first).hex()})
-            self._rows += rows
-            leaf, row = last, row + rows
-
-    def _close(self) -> None:
-        for number, place in enumerate(self._starts):
-            self._done.append(Block(min(self._step, self._rows - number * self._step), place))
-        self._starts, self._rows = [], 0
-
-    def done(self) -> list[Block]:
-        """All blocks."""
-        self._close()
-        return self._done
 
 
 class LmdbTree:
@@ -279,7 +216,7 @@ class LmdbTree:
         size = self.meta.page_size
         if self._whole is not None:
             return self._whole, first * size
-        ranges = merged(first * size, (first + count) * size)
+        ranges = merged_ranges(first * size, (first + count) * size)
         data = self._file.gather(ranges)
         starts = np.array([start for start, _ in ranges])
         lengths = np.array([stop - start for start, stop in ranges])
@@ -290,7 +227,7 @@ class LmdbTree:
 
     def _pieces(
         self, bottoms: Iterable[tuple[Path, np.ndarray]], leaf: int, most: Callable[[], int]
-    ) -> Iterator[_Fetch]:
+    ) -> Iterator[Fetch]:
         """Leaf pages a window at a time, from the one with the number ``leaf`` in the first branch page on.
 
         Args:
@@ -298,12 +235,12 @@ class LmdbTree:
             leaf: number of the first one.
             most: says before each fetch how many pages it may have.
         """
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         room = 0
         for path, pages in bottoms:
             while leaf < len(pages):
                 room = room or most()
-                pieces.append(_Piece(path, leaf, pages[leaf : leaf + room]))
+                pieces.append(Piece(path, leaf, pages[leaf : leaf + room]))
                 leaf, room = leaf + len(pieces[-1].pages), room - len(pieces[-1].pages)
                 if not room:
                     yield self._fetch(pieces)
@@ -312,9 +249,9 @@ class LmdbTree:
         if pieces:
             yield self._fetch(pieces)
 
-    def _fetch(self, pieces: list[_Piece]) -> _Fetch:
+    def _fetch(self, pieces: list[Piece]) -> Fetch:
         pages = np.concatenate([piece.pages for piece in pieces])
-        return _Fetch(pieces, parse_leaves(self._pages(pages), pages, self.meta))
+        return Fetch(pieces, parse_leaves(self._pages(pages), pages, self.meta))
 
     # Counting.
 
@@ -361,7 +298,7 @@ class LmdbTree:
         Raises:
             DataError: damaged.
         """
-        blocks = _Blocks(step)
+        blocks = Blocks(step, self.meta)
         leaves = 0
         most = max(1, self._window // self.meta.page_size)
         for fetch in self._pieces(self.bottoms(start, stop, _BRANCHES), 0, lambda: most):
@@ -376,9 +313,12 @@ class LmdbTree:
         """The index of all blocks.
 
         Raises:
-            DataError: they hold other rows than the file says.
+            DataError: they hold other rows than the file says, or rows twice.
         """
         index = Index(tuple(blocks))
+        keys = [bytes.fromhex(block.place["key"]) for block in blocks]
+        if self.meta.ordered and any(key >= after for key, after in pairwise(keys)):
+            raise self.meta.damaged(self.meta.root, "the keys below it do not ascend")
         if index.rows != self.meta.rows:
             text = f"{index.rows} rows below it, but the file says that it has {self.meta.rows}"
             raise self.meta.damaged(self.meta.root, text)
@@ -470,37 +410,3 @@ def _in_order(table: np.ndarray, place: np.ndarray) -> np.ndarray:
     if (place == np.arange(first, first + len(place))).all():
         return table[first : first + len(place)].reshape(-1)
     return np.ascontiguousarray(table[place]).reshape(-1)
-
-
-def merged(start: np.ndarray, stop: np.ndarray) -> list[tuple[int, int]]:
-    """Few ranges of bytes that hold all those given, in their order in the file.
-
-    Ranges that touch become one; so do those with small gaps between them, smallest first, while what is fetched in
-    vain stays a few hundredths of what is wanted.
-
-    Example:
-        >>> merged(np.array([0, 100, 300]), np.array([100, 200, 310]))
-        [(0, 200), (300, 310)]
-    """
-    order = np.argsort(start, kind="stable")
-    start, stop = start[order], np.maximum.accumulate(stop[order])
-    gaps = np.maximum(start[1:] - stop[:-1], 0)
-    smallest = np.argsort(gaps, kind="stable")
-    cheap = (np.cumsum(gaps[smallest]) <= _WASTE * (stop - start).sum()) & (gaps[smallest] <= _GAP)
-    joined = np.zeros(len(gaps), np.bool_)
-    joined[smallest[cheap]] = True
-    cuts = np.flatnonzero(~joined) + 1
-    firsts, lasts = np.r_[0, cuts], np.r_[cuts, len(start)] - 1
-    return list(zip(start[firsts].tolist(), stop[lasts].tolist(), strict=True))
-
-
-_END: Any = object()
-
-
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, of which the next is made in a thread while the caller works on one."""
-    with ThreadPoolExecutor(1, "cosdask-ahead") as pool:
-        coming = pool.submit(next, items, _END)
-        while (item := coming.result()) is not _END:
-            coming = pool.submit(next, items, _END)
-            yield item

@@ -16,7 +16,7 @@ from cosdask.storage.paths import (
     resolve,
     stamp,
 )
-from cosdask.storage.ranges import RangeFile
+from cosdask.storage.ranges import RangeFile, merged_ranges
 from cosdask.storage.runfolder import RunFolder, Snapshot, run_folder_for
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "is_folder",
     "join",
     "local_path",
+    "merged_ranges",
     "missing",
     "parent",
     "read_bytes",

@@ -17,6 +17,9 @@ from cosdask.storage.paths import FileStamp, PathLike, filesystem, local_path, m
 
 #: Most bytes of one request; larger ranges are asked for in pieces.
 _REQUEST = 64 << 20
+#: Bytes that are fetched along rather than asking once more, and their most part of what is wanted.
+_GAP = 64 << 10
+_WASTE = 0.04
 
 # Files that are mapped and looked at: mapping one again would fetch all its pages' addresses anew.
 _MAPPED: weakref.WeakValueDictionary[tuple[str, FileStamp], np.ndarray] = weakref.WeakValueDictionary()
@@ -132,3 +135,29 @@ class RangeFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def merged_ranges(start: np.ndarray, stop: np.ndarray) -> list[tuple[int, int]]:
+    """Few ranges of bytes that hold all those given, in their order in the file.
+
+    Ranges that touch become one; so do those with small gaps between them, smallest first, while what is fetched in
+    vain stays a few hundredths of what is wanted.
+
+    Args:
+        start: int64, where each begins.
+        stop: int64, where each ends.
+
+    Example:
+        >>> merged_ranges(np.array([0, 100, 300]), np.array([100, 200, 310]))
+        [(0, 200), (300, 310)]
+    """
+    order = np.argsort(start, kind="stable")
+    start, stop = start[order], np.maximum.accumulate(stop[order])
+    gaps = np.maximum(start[1:] - stop[:-1], 0)
+    smallest = np.argsort(gaps, kind="stable")
+    cheap = (np.cumsum(gaps[smallest]) <= _WASTE * (stop - start).sum()) & (gaps[smallest] <= _GAP)
+    joined = np.zeros(len(gaps), np.bool_)
+    joined[smallest[cheap]] = True
+    cuts = np.flatnonzero(~joined) + 1
+    firsts, lasts = np.r_[0, cuts], np.r_[cuts, len(start)] - 1
+    return list(zip(start[firsts].tolist(), stop[lasts].tolist(), strict=True))
