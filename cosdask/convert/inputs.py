@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from cosdask.convert.listed import ListInput
-from cosdask.convert.raw_files import CIFAR_ROW, CifarInput, IdxInput, is_cifar
+from cosdask.convert.raw_files import CifarInput, IdxInput, is_cifar
 from cosdask.convert.rows import CHUNK, Input, SourceInput, row_schema
 from cosdask.data import open_source
+from cosdask.data.dataframe import DataFrameImages
 from cosdask.data.parts import part_files
 from cosdask.errors import ConfigError, DataError, StorageError, did_you_mean
 from cosdask.proto import caffe_pb2
@@ -86,25 +87,23 @@ def layer_for(path: str, kind: str) -> caffe_pb2.LayerParameter:
     else:
         layer.source_class = "ImageDataFrame"
         param.dataframe_format = kind
-        param.image_encoded = kind == "parquet" and _holds_images(path)
+        _fit_table(layer)
     return layer
 
 
-def _holds_images(path: str) -> bool:
-    """Whether a table without a column ``encoded`` holds encoded images, as Binary2DataFrame's tables do."""
-    import pyarrow.parquet as pq
-
-    fs, first = filesystem(part_files(path, "parquet")[0])
-    try:
-        with fs.open(first, "rb") as raw, pq.ParquetFile(raw) as file:
-            names = file.schema_arrow.names
-            if "encoded" in names or "data" not in names or not file.metadata.num_rows:
-                return False
-            cell = next(file.iter_batches(1, columns=["data"])).column(0)[0].as_py()
-    except (pa.ArrowException, OSError):
-        # whoever reads the table tells what is wrong with it
-        return False
-    return isinstance(cell, bytes) and cell.startswith(_IMAGES)
+def _fit_table(layer: caffe_pb2.LayerParameter) -> None:
+    """Say what a table does not say by itself: which column is the id, and whether data are encoded images."""
+    source = open_source(layer)
+    assert isinstance(source, DataFrameImages)
+    names = list(source.table.schema.names)
+    if "SampleID" in names and "id" not in names:
+        # CaffeOnSpark's Binary2DataFrame
+        wanted = ["label", "data", "channels", "height", "width", "encoded"]
+        layer.memory_data_param.dataframe_column_select.append("SampleID AS id")
+        layer.memory_data_param.dataframe_column_select.extend(name for name in wanted if name in names)
+    if "encoded" not in names and source.rows:
+        cell = next(source.read(0, 1)).column("data")[0].as_py()
+        layer.memory_data_param.image_encoded = cell is not None and cell.startswith(_IMAGES)
 
 
 def detect(path: str) -> str:
@@ -262,4 +261,4 @@ def _text(label: float) -> str:
     return str(int(label)) if float(label).is_integer() else repr(label)
 
 
-__all__ = ["CIFAR_ROW", "INPUT_KINDS", "Hdf5Input", "absolute", "detect", "layer_for", "open_input"]
+__all__ = ["INPUT_KINDS", "Hdf5Input", "absolute", "detect", "layer_for", "open_input"]

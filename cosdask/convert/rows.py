@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cosdask.data import Source
 from cosdask.data.images import ImageSource, image_schema
@@ -112,7 +113,13 @@ class SourceInput(Input):
     def read(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """See :meth:`Input.read`."""
         for rows in self.source.read(start, stop, CHUNK):
-            yield self.source.frame_rows(rows)
+            found = self.source.frame_rows(rows)
+            if "float_data" in found.schema.names:
+                # what a row holds as floats, it does not hold as bytes
+                place = found.schema.get_field_index("data")
+                data = pc.if_else(found.column("float_data").is_valid(), pa.scalar(None, pa.binary()), found["data"])
+                found = found.set_column(place, "data", data)
+            yield found
 
     def ranges(self, target: int) -> list[tuple[int, int]]:
         """See :meth:`Input.ranges`; along the blocks of the storage."""
