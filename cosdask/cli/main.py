@@ -23,6 +23,9 @@ VERBS = {
     "time": "time a net's layers, forward and backward",
     "draw": "draw a net into an SVG, PNG or PDF file",
     "upgrade": "write an old prototxt or caffemodel in today's form",
+    "convert": "write a data set in another format: LMDB, SequenceFile, parquet, HDF5, ...",
+    "mean": "write the mean image of a data set",
+    "peek": "show the first rows of a data set",
     "demo": "train, test and use LeNet on 5,000 real digits",
 }
 

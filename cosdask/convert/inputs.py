@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from cosdask.convert.listed import ListInput
+from cosdask.convert.pictures import ENCODINGS
 from cosdask.convert.raw_files import CifarInput, IdxInput, is_cifar
 from cosdask.convert.rows import CHUNK, Input, SourceInput, row_schema
 from cosdask.data import open_source
@@ -27,7 +28,7 @@ INPUT_KINDS = ("list", "lmdb", "leveldb", "sequence", "parquet", "json", "orc", 
 _TABLES = ("parquet", "json", "orc", "csv")
 _MARKS = {b"SEQ": "sequence", b"PAR1": "parquet", b"ORC": "orc", b"\x89HDF": "hdf5", b"\x00\x00\x08\x03": "idx"}
 _ENDINGS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "list", ".lst": "list"}
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
+_IMAGES = tuple(mark for marks in ENCODINGS.values() for mark in marks)
 _LIST_LIMIT = 64 << 20
 
 

@@ -24,6 +24,8 @@ from cosdask.errors import ConfigError, DataError, StorageError, did_you_mean
 from cosdask.storage import atomic_output, atomic_write, join, local_path, refuse_overwrite
 
 KINDS = (*PART_KINDS, *STORE_KINDS)
+#: Rows that are not worth a part of their own.
+_SMALL = 256
 Progress = Callable[[int, int], None]
 
 
@@ -151,7 +153,7 @@ def _ranges(rows: Input, kind: str, parts: int | None, workers: int) -> list[tup
         return [(0, 0)]
     # A store takes its parts through memory, so they are smaller; nobody should be without work.
     target = rows.target // 4 if kind in STORE_KINDS else rows.target
-    return rows.ranges(max(1, min(target, -(-rows.rows // (2 * workers)))))
+    return rows.ranges(max(min(target, _SMALL), min(target, -(-rows.rows // (2 * workers)))))
 
 
 def _fitting(pictures: Pictures, kind: str, rows: Input, skip: bool) -> Pictures:
@@ -161,11 +163,17 @@ def _fitting(pictures: Pictures, kind: str, rows: Input, skip: bool) -> Pictures
     if pictures.encode:
         raise ConfigError(f"{kind} holds pixels, not encoded images: leave out --encode {pictures.encode}")
     pictures = dataclasses.replace(pictures, decode=True, gray=pictures.gray or kind == "idx")
-    for batch in rows.read(0, min(1 if not skip else rows.rows, rows.rows)):
+    return first_shape(pictures, rows, skip)
+
+
+def first_shape(pictures: Pictures, rows: Input, skip: bool = False) -> Pictures:
+    """The same settings, with the size of the first image that can be read as that of all."""
+    for batch in rows.read(0, rows.rows if skip else min(1, rows.rows)):
         changed, _ = pictures.apply(batch, 0, rows.place, skip)
         if changed.num_rows:
             row = changed.slice(0, 1).to_pylist()[0]
-            return dataclasses.replace(pictures, shape=(row["channels"], row["height"], row["width"]))
+            image = pictures.image(row)
+            return dataclasses.replace(pictures, shape=(image.shape[2], *image.shape[:2]))
     return pictures
 
 

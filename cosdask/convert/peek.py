@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from cosdask.convert.inputs import absolute, detect, open_input
-from cosdask.convert.pictures import Pictures
+from cosdask.convert.pictures import Pictures, encoding_of
 from cosdask.convert.rows import Input
 from cosdask.data import Source, get_source
 from cosdask.data.hadoop import BYTES, read_writable
@@ -21,7 +21,6 @@ from cosdask.data.parts import part_files
 from cosdask.data.sequence import open_sequence
 from cosdask.errors import DataError
 
-_MAGICS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"GIF8": "GIF", b"RIFF": "WebP"}
 _TEXT = 60
 _TILE, _GAP, _WIDTH = 256, 4, 1024
 
@@ -155,8 +154,8 @@ def _picture(row: dict[str, Any]) -> np.ndarray | None:
 
 def _cell(value: Any) -> str:
     if isinstance(value, bytes):
-        kind = next((f" {name}" for magic, name in _MAGICS.items() if value.startswith(magic)), "")
-        return f"{len(value):,} bytes{kind}"
+        kind = encoding_of({"encoded": True, "data": value})
+        return f"{len(value):,} bytes{' ' * bool(kind)}{kind}"
     if isinstance(value, list | np.ndarray):
         numbers = ", ".join(f"{number:g}" if isinstance(number, float) else str(number) for number in value[:4])
         return f"{len(value)} values: {numbers}{', ...' if len(value) > 4 else ''}"

@@ -13,8 +13,16 @@ from cosdask.convert.rows import row_schema
 from cosdask.data.decode import decode_image, flag_for, resize_image
 from cosdask.errors import ConfigError, DataError, did_you_mean
 
-#: Formats that images can be encoded in.
-ENCODINGS = ("png", "jpg", "bmp", "tiff", "webp")
+#: Formats that images can be encoded in, and the first bytes of each.
+ENCODINGS = {
+    "png": (b"\x89PNG",),
+    "jpg": (b"\xff\xd8\xff",),
+    "bmp": (b"BM",),
+    "tiff": (b"II*\x00", b"MM\x00*"),
+    "webp": (b"RIFF",),
+}
+#: In place of a format: each image in the one that it has.
+KEEP = "keep"
 
 Shape = tuple[int, int, int]
 
@@ -28,7 +36,8 @@ class Pictures:
         width: new width.
         gray: one channel.
         color: three channels.
-        encode: a format of :data:`ENCODINGS`; "" does not encode.
+        encode: a format of :data:`ENCODINGS`, or :data:`KEEP`; images that are in it already stay as they are. ""
+            does not encode.
         decode: store pixels.
         shape: (channels, height, width) that every image must have in the end; None takes any.
 
@@ -47,7 +56,7 @@ class Pictures:
     def __post_init__(self) -> None:
         if bool(self.height) != bool(self.width) or min(self.height, self.width) < 0:
             raise ConfigError(f"a size of {self.height} x {self.width}: give both height and width")
-        if self.encode and self.encode not in ENCODINGS:
+        if self.encode not in ("", KEEP, *ENCODINGS):
             hint = did_you_mean(self.encode, ENCODINGS)
             raise ConfigError(f'no encoding "{self.encode}".{hint} There are {", ".join(ENCODINGS)}')
         if self.encode and self.decode:
@@ -96,17 +105,27 @@ class Pictures:
             image = resize_image(image, self.height, self.width)
         shape = (image.shape[2], image.shape[0], image.shape[1])
         if self.shape is not None and shape != self.shape:
-            raise DataError(f"{_words(shape)}, where all are {_words(self.shape)}; give them one size, see --resize")
+            raise DataError(
+                f"{_words(shape)}, where all are {_words(self.shape)}; give them one size, see --resize-height"
+            )
         sizes = {"channels": shape[0], "height": shape[1], "width": shape[2]}
         if image.dtype != np.uint8:
             return {**row, **sizes, "data": None, "float_data": image.ravel(), "encoded": False}
+        if self._stays(row):
+            return row
         if not self.encode:
-            untouched = row["encoded"] and not (self.decode or self.height or self.gray or self.color)
-            return row if untouched else {**row, **sizes, "encoded": False, "data": image.tobytes()}
-        ok, data = cv2.imencode(f".{self.encode}", image)
+            return {**row, **sizes, "encoded": False, "data": image.tobytes()}
+        kind = (encoding_of(row) or "png") if self.encode == KEEP else self.encode
+        ok, data = cv2.imencode(f".{kind}", image)
         if not ok:
-            raise DataError(f"an image of {_words(shape)} cannot be encoded as {self.encode}")
+            raise DataError(f"an image of {_words(shape)} cannot be encoded as {kind}")
         return {**row, **sizes, "encoded": True, "data": data.tobytes()}
+
+    def _stays(self, row: dict[str, Any]) -> bool:
+        """Whether an encoded row's bytes are what is wanted."""
+        if not row["encoded"] or self.decode or self.height or self.gray or self.color:
+            return False
+        return self.encode in ("", KEEP, encoding_of(row))
 
     def image(self, row: dict[str, Any]) -> np.ndarray:
         """A row's pixels: uint8 or float32 (height, width, channels)."""
@@ -122,6 +141,12 @@ class Pictures:
         if min(shape) < 1 or pixels.size != shape[0] * shape[1] * shape[2]:
             raise DataError(f"{pixels.size} values for {_words((shape[2], shape[0], shape[1]))}")
         return pixels.reshape(shape)
+
+
+def encoding_of(row: dict[str, Any]) -> str:
+    """The format of an encoded row, by its first bytes; "" where it is none of :data:`ENCODINGS`."""
+    data = row["data"] if row["encoded"] else b""
+    return next((kind for kind, marks in ENCODINGS.items() if data.startswith(marks)), "")
 
 
 def _has_data(row: dict[str, Any]) -> bool:

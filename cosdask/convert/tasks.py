@@ -84,8 +84,10 @@ class OnCluster:
         self.workers = len(self._names())
         if not self.workers:
             raise DeadlineError("the cluster has no workers; start some, or give another --cluster")
-        # The same for every command, so that a store on a worker's own disk can be gone on with.
-        self.writer = min(self._names().items(), key=lambda found: str(found[1]))[0]
+        # The same for every command, so that a store on a host's own disk can be gone on with. A host and not a worker,
+        # for a worker that died comes back under another address.
+        address = min(self._names().items(), key=lambda found: str(found[1]))[0]
+        self.writer = _host(address)
 
     def _names(self) -> dict[str, Any]:
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
@@ -97,7 +99,10 @@ class OnCluster:
         futures = {self.client.submit(function, shared, item, pure=False): item for item in items}
         try:
             for future in self._ready(set(futures)):
-                yield futures[future], future.result()
+                result = future.result()
+                # else it would be done again when the worker that has the result dies
+                future.release()
+                yield futures.pop(future), result
         finally:
             self.client.cancel([shared, *futures])
 
@@ -118,10 +123,13 @@ class OnCluster:
                     item = waiting.popleft()
                     ahead.append((item, self.client.submit(prepare, shared, item, pure=False)))
                 item, prepared = ahead[0]
-                last = self.client.submit(append, shared, item, prepared, pure=False, workers=[self.writer])
-                (future,) = self._ready({last}, self.writer)
+                future = self.client.submit(append, shared, item, prepared, pure=False, workers=[self.writer])
+                for _ in self._ready({future}, self.writer):
+                    pass
+                result = future.result()
                 ahead.popleft()
-                yield item, future.result()
+                future.release()
+                yield item, result
         finally:
             self.client.cancel([shared, *(future for _, future in ahead)])
 
@@ -135,10 +143,10 @@ class OnCluster:
                 done = wait(list(pending), timeout=_LOOK, return_when="FIRST_COMPLETED").done
             except TimeoutError:
                 now = time.monotonic()
-                names = self._names()
-                seen = now if (writer in names if writer else names) else seen
+                hosts = {_host(address) for address in self._names()}
+                seen = now if (writer in hosts if writer else hosts) else seen
                 if now - seen > _PATIENCE:
-                    who = f"the worker {writer}, which writes, is" if writer else "all workers are"
+                    who = f"the workers on {writer}, which writes, are" if writer else "all workers are"
                     message = f"{who} gone for {_PATIENCE:.0f} s; repeat the command to go on where this one ended"
                     raise DeadlineError(message) from None
                 if now - moved > _STILL:
@@ -164,6 +172,13 @@ class OnCluster:
                     "shared folder or an hdfs:// URL",
                     path=missing[0],
                 )
+
+
+def _host(address: str) -> str:
+    """The host of a worker's address."""
+    from distributed.comm.addressing import get_address_host
+
+    return str(get_address_host(address))
 
 
 def _same(job: Any) -> Any:
