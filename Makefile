@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FROZEN := pyproject.toml constraints.txt
 # Two processes share the tests out; those that need a cluster stay together.
-TWO := --numprocesses 2 --dist loadgroup
+TWO := --numprocesses 2 --dist loadgroup --durations 40
 CODE := cosdask tests benchmarks
 
 .DEFAULT_GOAL := help

@@ -167,6 +167,12 @@ class Config:
         300.0, _seconds, "seconds between automatic checkpoints, which restarts begin from; 0 makes none", minimum=0
     )
     on_nan: str = _option("stop", _text, "what to do about a loss that is not a number", choices=("stop", "warn"))
+    batch_is_global: bool = _option(False, _flag, "divide the prototxt's batch_size among all devices of all workers")
+    scale_lr: str = _option(
+        "none", _text, "what the number of devices does to the learning rate", choices=("none", "linear")
+    )
+    warmup: int = _option(0, _whole, "iterations in which a scaled learning rate grows to its full value", minimum=0)
+    wire: str = _option("float32", _text, "number format of gradients between ranks", choices=("float32", "bfloat16"))
     on_bad_rows: str = _option("error", _text, "what to do about a row that cannot be read", choices=("error", "skip"))
     allow_modules: list[str] = dataclasses.field(
         default_factory=list, metadata=_names_rules("Python modules that the prototxt may name", metavar="NAMES")

@@ -105,6 +105,7 @@ class Progress(Event):
         rank: the reporting rank; rank 0 is the one that views show.
         iteration: Caffe's number of the iteration, from 0.
         loss: its loss, averaged over all devices.
+        memory: most bytes of main memory that the rank's process has held.
         smoothed_loss: mean loss of the last ``average_loss`` iterations; None where it equals ``loss``.
         lr: learning rate the iteration used.
         rows_per_second: rows the whole group takes in a second.
@@ -124,6 +125,7 @@ class Progress(Event):
     input_share: float = 0.0
     compute_share: float = 0.0
     communication_share: float = 0.0
+    memory: int = 0
     outputs: dict[str, Output] = dataclasses.field(default_factory=dict)
     loss_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     smoothed_loss: float | None = None

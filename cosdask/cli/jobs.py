@@ -13,10 +13,13 @@ from cosdask.errors import ConfigError, NetError, did_you_mean
 from cosdask.storage import exists, local_path, missing, refuse_overwrite
 
 WORKERS = (
-    "clusterSize", "min_workers", "worker_deadline", "devices", "precision", "threads", "lmdb_partitions",
-    "transform_thread_per_device", "connection",
+    "clusterSize", "min_workers", "worker_deadline", "worker_silence", "rank_silence", "step_deadline", "devices",
+    "precision", "threads", "wire", "lmdb_partitions", "transform_thread_per_device", "connection",
 )  # fmt: skip
-TRAINING = ("weights", "snapshot", "resume", "seed", "shuffle", "persistent")
+TRAINING = (
+    "weights", "snapshot", "resume", "seed", "shuffle", "persistent", "checkpoint_seconds", "on_nan", "batch_is_global",
+    "scale_lr", "warmup", "tensorboard",
+)  # fmt: skip
 DATA = ("resize", "on_bad_rows", "allow_modules")
 
 

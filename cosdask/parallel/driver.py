@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,7 @@ from cosdask.parallel.plugins import dump_plugins
 from cosdask.parallel.recovery import Recovery
 from cosdask.parallel.results import TrainResult
 from cosdask.parallel.run import Run
+from cosdask.parallel.scaling import scale
 from cosdask.parallel.snapshots import newest_whole
 from cosdask.parallel.sources import source_options, source_spec
 from cosdask.proto import caffe_pb2, read_solver, to_text
@@ -138,7 +140,8 @@ class CaffeOnDask:
         check_free(client, members, take_over=prepare.absolute(config.model) if config.resume else "")
         if config.resume:
             config, param.random_seed = _resumed(config, folder)
-        job = self._job(client, config, param, members, source, validation, validate)
+        factor = scale(param, config, len(members) * config.devices)
+        job = replace(self._job(client, config, param, members, source, validation, validate), lr_scale=factor)
         if not self.config.resume:
             folder.reset()
         folder.write_run(_run_description(config, job, members))
@@ -207,6 +210,8 @@ class CaffeOnDask:
             step_deadline=config.step_deadline,
             checkpoint_seconds=config.checkpoint_seconds,
             on_nan=config.on_nan,
+            warmup=config.warmup,
+            wire=config.wire,
             plugins=dump_plugins(),
             precision=config.precision,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from cosdask.solver.evaluate import Totals
 from cosdask.solver.step import Gradient, Raw, State, add_gradients
 
 AXIS = "data"
+#: the step after which the exchange of gradients is timed: the same on every rank
+_MEASURED = 10
 #: gradients of fewer numbers than this travel together in one buffer
 SMALL = 1 << 16
 
@@ -63,11 +66,14 @@ class GroupEngine(Engine):
     Args:
         mesh: all devices, in rank order, as one axis named ``"data"``.
         process: number of this process; process 0 writes the snapshots.
+        wire: number format in which gradients travel, ``"float32"`` or ``"bfloat16"``; sums stay float32.
         arguments and keywords: as of :class:`~cosdask.solver.Engine`, ``settings.ranks`` being this process's.
     """
 
-    def __init__(self, mesh: Mesh, process: int, *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, mesh: Mesh, process: int, wire: str, *arguments: Any, **keywords: Any) -> None:
         self.mesh, self.process = mesh, process
+        self._wire = jnp.bfloat16 if wire == "bfloat16" else None
+        self._steps = 0
         self._sharded = NamedSharding(mesh, P(AXIS))
         self._replicated = NamedSharding(mesh, P())
         self._stop_asked = 0.0
@@ -102,7 +108,13 @@ class GroupEngine(Engine):
             return found._replace(outputs={name: found.outputs[name] for name in found.outputs if name in summed})
 
         def finish(state: State, found: Gradient, rate: Any, step: Any, stop: Any) -> tuple[State, Metrics, Any]:
-            mean, stops = average((found, stop.sum().astype(jnp.float32)), self.mesh.size)
+            asked = stop.sum().astype(jnp.float32)
+            if self._wire is None:
+                mean, stops = average((found, asked), self.mesh.size)
+            else:
+                # only gradients lose bits; everything else, running sums too, travels whole
+                mean, stops = average((found._replace(grads={}), asked), self.mesh.size)
+                mean = mean._replace(grads=average(found.grads, self.mesh.size, self._wire))
             shown = Metrics(mean.loss / jnp.float32(iter_size), mean.last_loss, mean.outputs)
             return functions.update(state, mean, rate, step), shown, stops
 
@@ -144,7 +156,26 @@ class GroupEngine(Engine):
             done = self._group_last(self.state, total, rate, step, stop)
         state, shown, stops = done
         self._stops.append(stops)
+        self._steps += 1
+        if self._steps == _MEASURED:
+            self._measure_exchange(state)
         return state, shown
+
+    def _measure_exchange(self, state: State) -> None:
+        """Time one exchange of buffers like the gradients, alone: inside the step it cannot be told apart."""
+        shapes = {key: value.shape for key, value in state.params.items()}
+
+        def exchange(one: Any) -> Any:
+            zeros = {key: jnp.broadcast_to(one[0], shape) for key, shape in shapes.items()}
+            means = average(zeros, self.mesh.size, self._wire)
+            return sum((value.ravel()[0] for value in means.values()), jnp.float32(0))
+
+        run = self._mapped(exchange, (P(AXIS),), P(), [])
+        ones = self._split([np.ones(1, np.float32)] * len(self.settings.ranks))
+        run(ones).block_until_ready()
+        began = time.perf_counter()
+        run(ones).block_until_ready()
+        self.exchange_seconds = time.perf_counter() - began
 
     def ask_to_stop(self, how: Stop) -> None:
         """Ask the whole group to end; it does so together within two iterations."""
@@ -187,10 +218,19 @@ class GroupEngine(Engine):
         return _totals(high + low, shapes)
 
 
-def average(tree: Any, world: int) -> Any:
-    """The mean over all ranks of every array of a tree: large ones by themselves, small ones in one buffer."""
+def average(tree: Any, world: int, wire: Any = None) -> Any:
+    """The mean over all ranks of every array of a tree: large ones by themselves, small ones in one buffer.
+
+    Args:
+        tree: float32 arrays.
+        world: number of ranks.
+        wire: the type in which they travel; None: their own.
+    """
     if world == 1:
         return tree
+    if wire is not None:
+        whole = average(jax.tree.map(lambda leaf: leaf.astype(wire), tree), world)
+        return jax.tree.map(lambda leaf, mean: mean.astype(leaf.dtype), tree, whole)
     leaves, structure = jax.tree.flatten(tree)
     small = [leaf for leaf in leaves if leaf.size < SMALL]
     buffer = lax.pmean(jnp.concatenate([leaf.ravel() for leaf in small]), AXIS) if small else None

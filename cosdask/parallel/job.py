@@ -33,6 +33,9 @@ class Job:
         step_deadline: seconds that one step may take before the rank is ended.
         checkpoint_seconds: seconds between automatic checkpoints; 0 for none.
         on_nan: ``"stop"`` or ``"warn"``: what a loss that is not a number does.
+        lr_scale: what every learning rate is multiplied with.
+        warmup: iterations in which that factor grows from 1 to its full value.
+        wire: number format of gradients between ranks, ``"float32"`` or ``"bfloat16"``.
         plugins: the user's own layers and sources, pickled by the client, base64.
         precision: of the nets.
     """
@@ -58,6 +61,9 @@ class Job:
     step_deadline: float = 1800.0
     checkpoint_seconds: float = 300.0
     on_nan: str = "stop"
+    lr_scale: float = 1.0
+    warmup: int = 0
+    wire: str = "float32"
     plugins: str = ""
     precision: str = "float32"
 

@@ -59,6 +59,8 @@ class Trainer:
             seed=job.seed,
             threads=max(1, job.threads[rank]),
             precision=job.precision,
+            lr_scale=job.lr_scale,
+            warmup=job.warmup,
             # CaffeOnSpark never tests before the first iteration; a solver that asks for it in so many words gets it
             test_at_start=param.HasField("test_initialization") and param.test_initialization,
         )
@@ -68,7 +70,7 @@ class Trainer:
         if len(devices) == 1:
             self.engine = LoneEngine(param, settings, source, tests)
         else:
-            self.engine = GroupEngine(Mesh(np.array(devices), (AXIS,)), rank, param, settings, source, tests)
+            self.engine = GroupEngine(Mesh(np.array(devices), (AXIS,)), rank, job.wire, param, settings, source, tests)
         self._folder = RunFolder(run_folder_for(job.model)) if rank == 0 else None
         self._validations = self._earlier_validations()
         self._checkpoints: Checkpoints | None = None

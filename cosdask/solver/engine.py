@@ -60,6 +60,8 @@ class Settings:
         seed: replaces the solver's ``random_seed``; -1 draws one.
         threads: decoding threads of each feed; None chooses by the cores.
         precision: of the nets (:mod:`cosdask.nn.precision`).
+        lr_scale: what every learning rate is multiplied with.
+        warmup: iterations in which that factor grows evenly from 1 to ``lr_scale``.
         test_at_start: validate before the first iteration; None: as the solver's ``test_initialization`` says.
         options: of the TRAIN source, where the engine opens it itself (see :class:`cosdask.data.Source`).
     """
@@ -71,9 +73,23 @@ class Settings:
     ranks: tuple[int, ...] = (0,)
     seed: int | None = None
     threads: int | None = None
+    lr_scale: float = 1.0
+    warmup: int = 0
     test_at_start: bool | None = None
     precision: str = "float32"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def lr_factor(self, iteration: int) -> float:
+        """What an iteration's learning rate is multiplied with.
+
+        Example:
+            >>> settings = Settings(lr_scale=4.0, warmup=10)
+            >>> [settings.lr_factor(iteration) for iteration in (0, 5, 10, 1000)]
+            [1.0, 2.5, 4.0, 4.0]
+        """
+        if iteration >= self.warmup:
+            return self.lr_scale
+        return 1.0 + (self.lr_scale - 1.0) * iteration / self.warmup
 
 
 @dataclass
@@ -133,7 +149,10 @@ class Engine:
         net = train_net(param, settings.path).open(seed=self.seed, precision=settings.precision)
         self.source = source if source is not None else get_source(net, phase="TRAIN", options=settings.options)
         self.step_functions = TrainStep(net, param, self.source.finish, self.seed)
+        self.step_functions.rate_factor = settings.lr_factor
         self.iteration = 0
+        #: seconds that one exchange of gradients with the other ranks takes, where it has been measured
+        self.exchange_seconds = 0.0
         self.state = self._first_state(net)
         self._shown_params: tuple[State, Params] | None = None
         self.net = self.step_functions.net = TrainNet(net, self)

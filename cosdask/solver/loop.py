@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ class Loop:
         waited = sum(feed.wait_seconds for feed in engine.feeds)
         rows = iterations * engine.source.batch_size * engine.param.iter_size * engine.settings.world
         input_share = min(1.0, max(0.0, waited - self._waited) / seconds) if seconds > 0 else 0.0
+        exchanging = engine.exchange_seconds * iterations / seconds if seconds > 0 else 0.0
+        exchange_share = min(1.0 - input_share, exchanging)
         self._told_at, self._told_iteration, self._waited = now, engine.iteration, waited
         self._look_at_loss()
         self._emit(
@@ -128,7 +131,9 @@ class Loop:
                 lr=float(engine.step_functions.scalars(done)[0]),
                 rows_per_second=rows / seconds if seconds > 0 else 0.0,
                 input_share=input_share,
-                compute_share=1.0 - input_share,
+                compute_share=1.0 - input_share - exchange_share,
+                communication_share=exchange_share,
+                memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 outputs=engine.outputs,
                 loss_weights=output_loss_weights(engine.net),
             )

@@ -65,6 +65,8 @@ class TrainStep:
 
     def __init__(self, net: Net, param: caffe_pb2.SolverParameter, finish: Finish, seed: int) -> None:
         self.net, self.param, self.finish, self.seed = net, param, finish, seed
+        #: what an iteration's learning rate is multiplied with
+        self.rate_factor: Callable[[int], float] = lambda iteration: 1.0
         self.rule = get_rule(param)
         owned = net.graph.owned
         self.sum_keys = [key for key, ref in owned.items() if not ref.weight.learnable]
@@ -133,7 +135,8 @@ class TrainStep:
 
     def scalars(self, iteration: int) -> tuple[np.float32, np.float32]:
         """Learning rate and correction of an iteration, as :meth:`update` takes them."""
-        return np.float32(learning_rate(self.param, iteration)), np.float32(bias_correction(self.param, iteration))
+        rate = learning_rate(self.param, iteration) * self.rate_factor(iteration)
+        return np.float32(rate), np.float32(bias_correction(self.param, iteration))
 
     def _clip(self, grads: Params) -> Params:
         """Scale all gradients down where their common L2 norm exceeds ``clip_gradients``."""

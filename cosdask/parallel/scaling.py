@@ -1,0 +1,60 @@
+"""What more workers do to a training: the batch divided among them, the learning rate that grows with them."""
+
+from __future__ import annotations
+
+from cosdask.config import Config
+from cosdask.errors import ConfigError
+from cosdask.proto import caffe_pb2
+
+#: the fields in which TRAIN data layers have their batch size
+_BATCHES = ("data_param", "memory_data_param", "cos_data_param", "hdf5_data_param", "image_data_param",
+            "window_data_param")  # fmt: skip
+
+
+def scale(param: caffe_pb2.SolverParameter, config: Config, devices: int) -> float:
+    """Change a self-contained solver as the options ask for; returns the factor of the learning rate.
+
+    ``batch_is_global`` divides the prototxt's batch among all devices. ``scale_lr="linear"`` multiplies the learning
+    rate by the number of devices whose batches now make up one (Goyal et al., 2017, arXiv:1706.02677); the warm-up is
+    the engine's.
+
+    Args:
+        param: the solver's message, nets inlined; changed in place.
+        config: ``batch_is_global`` and ``scale_lr``.
+        devices: how many share the work.
+
+    Raises:
+        ConfigError: a batch that cannot be divided evenly, or both options at once, which would not fit.
+    """
+    if config.batch_is_global and config.scale_lr != "none":
+        raise ConfigError(
+            "--batch-is-global keeps the effective batch, so the learning rate needs no --scale-lr; give one of them.",
+            option="scale_lr",
+        )
+    if config.batch_is_global:
+        for net in (param.net_param, param.train_net_param):
+            for layer in net.layer:
+                if _trains(layer):
+                    _divide(layer, devices)
+    return float(devices) if config.scale_lr == "linear" else 1.0
+
+
+def _trains(layer: caffe_pb2.LayerParameter) -> bool:
+    """Whether the layer may be in the TRAIN net."""
+    phases = [rule.phase for rule in layer.include if rule.HasField("phase")]
+    return not phases or caffe_pb2.TRAIN in phases
+
+
+def _divide(layer: caffe_pb2.LayerParameter, devices: int) -> None:
+    for name in _BATCHES:
+        if not layer.HasField(name):
+            continue
+        settings = getattr(layer, name)
+        batch = settings.batch_size
+        if batch % devices:
+            raise ConfigError(
+                f'--batch-is-global: batch_size {batch} of layer "{layer.name}" cannot be divided among {devices} '
+                "devices; use another number of workers, or another batch_size.",
+                layer=layer.name,
+            )
+        settings.batch_size = batch // devices
