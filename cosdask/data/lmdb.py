@@ -48,7 +48,8 @@ class LmdbSource(DatumSource):
             return name
         file = join(name, "data.mdb")
         if not exists(file):
-            raise DataError(f"{name}: not an LMDB, the folder holds no data.mdb", path=name)
+            remedy = "; it is a LevelDB: state backend: LEVELDB" if exists(join(name, "CURRENT")) else ""
+            raise DataError(f"{name}: not an LMDB, the folder holds no data.mdb{remedy}", path=name)
         return file
 
     @contextmanager

@@ -11,6 +11,7 @@ from cosdask.data.cos import CosSource
 from cosdask.data.dataframe import DataFrameImages
 from cosdask.data.hdf5 import Hdf5Source
 from cosdask.data.image_list import ImageListSource
+from cosdask.data.leveldb import LevelDbSource
 from cosdask.data.lmdb import LmdbSource
 from cosdask.data.registered import USERS, RegisteredCosSource, RegisteredSource
 from cosdask.data.sequence import SequenceSource
@@ -109,13 +110,7 @@ def _opener(layer: caffe_pb2.LayerParameter) -> Opener:
     if layer.type in _BY_TYPE:
         return _BY_TYPE[layer.type]
     if layer.type == "Data":
-        if layer.data_param.backend == caffe_pb2.DataParameter.LEVELDB:
-            raise DataError(
-                f"{where}: LevelDB cannot be read yet (it will come as an optional extra); convert it to an LMDB and "
-                "state backend: LMDB (LEVELDB is Caffe's default when backend is not stated)",
-                layer=layer.name,
-            )
-        return LmdbSource
+        return LevelDbSource if layer.data_param.backend == caffe_pb2.DataParameter.LEVELDB else LmdbSource
     if layer.type in _LAYERS_NOT_YET:
         raise DataError(f"{where}: layers of type {layer.type} cannot be read yet", layer=layer.name)
     if layer.type not in ("MemoryData", "CoSData"):

@@ -108,7 +108,6 @@ def test_what_cannot_be_found_is_named(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ('type: "Data" data_param { source: "x" batch_size: 1 }', DataError, "LevelDB"),
         ('type: "MemoryData" source_class: "LMBD"', ConfigError, 'Did you mean "LMDB"'),
         ('type: "MemoryData"', ConfigError, "source_class"),
         ('type: "CoSData" source_class: "DataFrameSource"', ConfigError, "batch_size"),
@@ -122,7 +121,7 @@ def test_what_cannot_be_found_is_named(folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_layers_that_cannot_be_read_say_why(text: str, error: type[Exception], message: str) -> None:
-    """LevelDB, unknown classes (with the nearest), and what is not built yet."""
+    """Unknown classes (with the nearest), and what is not built yet."""
     layer = text_format.Parse(f'name: "data" {text}', caffe_pb2.LayerParameter())
     with pytest.raises(error, match=message):
         open_source(layer)
