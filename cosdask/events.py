@@ -218,6 +218,21 @@ class Warned(Event):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RowsSkipped(Warned):
+    """Rows that cannot be read were left out.
+
+    Attributes:
+        count: how often a rank went on without a row, so far: a bad row counts once in each epoch.
+        rows: those met for the first time, each with ``source``, ``partition``, ``row``, ``id``, ``column`` and
+            ``reason``; of very many only the first are listed.
+    """
+
+    kind: str = dataclasses.field(default="rows_skipped", init=False)
+    count: int
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunEnded(Event):
     """The last event of a run.
 
@@ -237,7 +252,7 @@ class RunEnded(Event):
 
 _KINDS: dict[str, type[Event]] = {
     str(cls.kind): cls
-    for cls in (RunStarted, Progress, ValidationStarted, Validation, Snapshot, Restarted, Warned, RunEnded)
+    for cls in (RunStarted, Progress, ValidationStarted, Validation, Snapshot, Restarted, Warned, RowsSkipped, RunEnded)
 }
 
 

@@ -9,11 +9,13 @@ from cosdask.data.plan import RowPlan, Segment, window
 from cosdask.data.registry import is_data_layer, layer_top_shapes, open_source, register_source, registered_sources
 from cosdask.data.select import get_source
 from cosdask.data.shuffle import Shuffle
+from cosdask.data.skips import BadRow, Skips
 from cosdask.data.table_files import write_table
 from cosdask.data.writers import write_lmdb, write_parquet
 from cosdask.data.zipped import ZippedSource
 
 __all__ = [
+    "BadRow",
     "Block",
     "CosFrameSource",
     "Draw",
@@ -24,6 +26,7 @@ __all__ = [
     "RowPlan",
     "Segment",
     "Shuffle",
+    "Skips",
     "Source",
     "ZippedSource",
     "arrow_table",

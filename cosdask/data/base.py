@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +16,15 @@ import numpy as np
 import pyarrow as pa
 from google.protobuf import text_format
 
+from cosdask.data.batch import Batch, decode_batch, filled, full_batches
 from cosdask.data.draw import Draw
 from cosdask.data.index import Block, Index
-from cosdask.data.pieces import cut, decode_pieces
+from cosdask.data.pieces import cut
 from cosdask.data.plan import RowPlan, Segment
 from cosdask.data.rows import Rows
 from cosdask.data.shuffle import Shuffle
-from cosdask.errors import ConfigError, DataError
+from cosdask.data.skips import Skips, bad_row
+from cosdask.errors import ConfigError, CosdaskError, DataError
 from cosdask.proto import caffe_pb2
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ class Source(ABC):
         phase: ``"TRAIN"`` or ``"TEST"``.
         base_dir: folder of the prototxt: relative names count from the working directory, then from here.
         options: ``seed`` (of random numbers in :meth:`batches`), ``partitions`` (how many), ``resize``, ``shuffle``
-            (the rows of TRAIN).
+            (the rows of TRAIN), ``on_bad_rows`` (``"error"`` or ``"skip"``).
 
     Subclasses say how to count, read and decode; they keep no open file, so that sources pickle and may be used from
     several threads.
@@ -263,7 +266,8 @@ class Source(ABC):
 
         Args:
             epochs: None for endless batches that wrap round (and begin where ``rand_skip`` says); a number for that
-                many passes from the first row on, the last batch short.
+                many passes from the first row on, the last batch short. Rows that are skipped are filled up with others
+                of their batch in endless batches, else left out.
 
         Yields:
             float32 arrays by top.
@@ -273,13 +277,43 @@ class Source(ABC):
         segments: Iterator[Segment] = plan.stream(0, self.skipped(seed))
         if epochs is not None:
             segments = (Segment(epoch, 0, self.rows) for epoch in range(epochs))
-        for pieces in cut(self, segments, self.batch_size, seed, plan.shuffle):
-            yield self.finish(decode_pieces(self, pieces))
+        cuts = cut(self, segments, self.batch_size, seed, plan.shuffle)
+        decoded = ((pieces, decode_batch(self, pieces, self.skips)) for pieces in cuts)
+        if epochs is None:
+            found: Iterator[Batch] = (filled(self, batch, pieces, self.skips) for pieces, batch in decoded)
+        else:
+            found = full_batches((batch for _, batch in decoded), self.batch_size)
+        for batch in found:
+            yield self.finish(batch.arrays)
 
     def ids(self, rows: Any) -> list[str]:
         """The SampleID of each row."""
         found: list[str] = rows.column("id").to_pylist()
         return found
+
+    @property
+    def skipping(self) -> bool:
+        """Whether rows that cannot be read are left out, counted and listed in :attr:`skips`."""
+        return self.options.get("on_bad_rows") == "skip"
+
+    @cached_property
+    def skips(self) -> Skips:
+        """The rows left out so far in this process."""
+        return Skips()
+
+    def placed(self, error: CosdaskError) -> CosdaskError:
+        """An error about one row, with the row's partition (and its column) added to what it says."""
+        row = bad_row(error)
+        if row is None or "partition" in error.where:
+            return error
+        partition = bisect.bisect_right(self._partition_stops, row % max(1, self.rows))
+        column = f", column {error.where['column']!r}" if "column" in error.where else ""
+        where = {**error.where, "partition": partition}
+        return type(error)(f"{error.message} (partition {partition}{column})", **where)
+
+    @cached_property
+    def _partition_stops(self) -> list[int]:
+        return [part.stop for part in self.partitions()]
 
     def changed(self, expected: int, found: int) -> DataError:
         """The error for a source that gives another number of rows than was counted."""

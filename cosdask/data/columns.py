@@ -85,6 +85,8 @@ def cast_column(column: pa.Array, field: pa.Field, first: int, place: str, textu
         # a float32 of a double is what a blob holds; whole numbers and texts must keep their value
         return column.cast(field.type, safe=not (_is_float(column.type) and _is_float(field.type)))
     except (pa.ArrowException, TypeError, ValueError) as error:
+        for i in range(len(column) if len(column) > 1 else 0):  # which row is it?
+            cast_column(column.slice(i, 1), field, first + i, place, textual)
         raise DataError(
             f"{place}: rows from {first} on: the column {field.name!r} holds {column.type}, which cannot be read as "
             f"{field.type}: {error}{_printed(column)}",

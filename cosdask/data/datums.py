@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from cosdask.data.base import CHUNK, CHUNK_BYTES
 from cosdask.data.datum import DatumReader, DatumView
 from cosdask.data.image_rows import Buffer, ImageRows
-from cosdask.data.images import ImageSource, image_schema
+from cosdask.data.images import FIRST_ROWS, ImageSource, image_schema
 from cosdask.data.rows import Records, regrouped
 from cosdask.errors import ConfigError, DataError
 from cosdask.proto import caffe_pb2
@@ -54,11 +54,27 @@ class DatumSource(ImageSource):
     @cached_property
     def schema(self) -> pa.Schema:
         """The columns of :meth:`read`; rows of floats have ``float_data`` too."""
-        first = next(self._records(0, 1), None)
-        if first is None:
-            raise self.changed(self.rows, 0)
-        datum = self._datum(first.keys[0], first.values[0], 0)
+        datum = self._first_datum()
         return image_schema("CHW", pa.int64(), floats=not datum.data and len(datum.float_data) > 0)
+
+    def _first_datum(self) -> caffe_pb2.Datum:
+        """The first row; where bad rows are skipped, the first that is a Datum with pixels."""
+        last: DataError | None = None
+        row = 0
+        for records in self._records(0, min(self.rows, FIRST_ROWS) if self.skipping else 1):
+            for key, value in zip(records.keys, records.values, strict=True):
+                try:
+                    datum = self._datum(key, value, row)
+                    if datum.data or datum.float_data or not self.skipping:
+                        return datum
+                except DataError as error:
+                    if not self.skipping:
+                        raise self.placed(error) from error
+                    last = error
+                row += 1
+        if row == 0:
+            raise self.changed(self.rows, 0)
+        raise DataError(f"{self.place}: none of the first {row} rows holds pixels; the last error: {last}") from last
 
     @property
     @abstractmethod
@@ -147,4 +163,5 @@ class DatumSource(ImageSource):
 
     def _not_a_datum(self, key: bytes, row: int, error: DataError) -> DataError:
         name = key.decode("utf-8", "backslashreplace")
-        return DataError(f'{self.place}: row {row} (id "{name}"): {error}', path=self.place, row=row, id=name)
+        where = {"path": self.place, "row": row, "id": name, "column": "data"}
+        return DataError(f'{self.place}: row {row} (id "{name}"): {error}', **where)

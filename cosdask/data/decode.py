@@ -15,6 +15,8 @@ from cosdask.errors import DataError
 # The feed decodes whole images in threads of its own; OpenCV's would fight with them.
 cv2.setNumThreads(0)
 
+#: Markers of a JPEG: its start, the start of its pixels, its end.
+_JPEG, _JPEG_PIXELS, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 #: OpenCV's decode flags by what is wanted.
 GRAY = int(cv2.IMREAD_GRAYSCALE)
 COLOR = int(cv2.IMREAD_COLOR)
@@ -41,6 +43,8 @@ def decode_image(data: bytes | memoryview, flag: int) -> np.ndarray:
     """
     if len(data) == 0:
         raise DataError("no bytes where an encoded image should be")
+    if data[:2] == _JPEG and data[-2:] != _JPEG_END:
+        _check_end(bytes(data))
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
@@ -52,6 +56,15 @@ def decode_image(data: bytes | memoryview, flag: int) -> np.ndarray:
         raise DataError(f"an image with {image.dtype} pixels; Caffe takes 8 bits a channel")
     pixels: np.ndarray = image[:, :, None] if image.ndim == 2 else image
     return pixels
+
+
+def _check_end(data: bytes) -> None:
+    """Refuse a JPEG that is cut short, which OpenCV fills up with gray; something may follow its end.
+
+    A thumbnail inside has an end of its own, but the picture's pixels begin after it.
+    """
+    if data.rfind(_JPEG_END) <= data.rfind(_JPEG_PIXELS):
+        raise DataError(f"a JPEG image that is cut short: {len(data)} bytes without its end")
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from cosdask.data.base import Source
-from cosdask.data.pieces import Piece, cut, decode_pieces, piece_ids
+from cosdask.data.batch import Batch, decode_batch, filled, full_batches
+from cosdask.data.pieces import Hole, Piece, cut
 from cosdask.data.plan import RowPlan, Segment
-from cosdask.errors import DeadlineError
+from cosdask.data.skips import Skips
+from cosdask.errors import DataError, DeadlineError
 
-Batch = tuple[list[str], dict[str, np.ndarray]]
+Pieces = list[Piece | Hole]
 #: Seconds that a batch may take to come before the wait is an error.
 _DEADLINE = 600.0
 #: Seconds that closing waits for the threads to end.
@@ -39,19 +41,21 @@ class _Ahead:
     def __init__(
         self,
         source: Source,
-        batches: Iterator[list[Piece]],
+        batches: Iterator[Pieces],
         depth: int,
         threads: int | None,
-        with_ids: bool,
+        decode: Callable[[Pieces], Batch],
         deadline: float,
     ) -> None:
-        self._source, self._batches, self._with_ids, self._deadline = source, batches, with_ids, deadline
+        self._source, self._batches, self._decode, self._deadline = source, batches, decode, deadline
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._queue: queue.Queue[Future[Batch | None]] = queue.Queue(max(1, depth, threads or _cpus()))
         self._stop = threading.Event()
         self._ended = False
         self.wait_seconds = 0.0
+        self._work = [0.0, 0.0]
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, name="cosdask-feed", daemon=True)
         self._thread.start()
 
@@ -59,25 +63,40 @@ class _Ahead:
         """The reading thread: every outcome, errors and the end included, goes through the queue."""
         try:
             with self._source.hold():
-                for pieces in self._batches:
+                while (pieces := self._timed(0, next, self._batches, None)) is not None:
                     if self._threads is None:
-                        self._threads = _cpus() if self._source.is_slow(pieces[0].rows) else 1
+                        self._threads = _cpus() if self._is_slow(pieces) else 1
                     if not self._put(self._decoding(pieces)):
                         return
                 self._put(_done(None))
         except BaseException as error:
             self._put(_failed(error))
 
-    def _decoding(self, pieces: list[Piece]) -> Future[Batch | None]:
+    def _decoding(self, pieces: Pieces) -> Future[Batch | None]:
         if self._threads == 1:
-            return _done(self._decode(pieces))
+            return _done(self._timed(1, self._decode, pieces))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "cosdask-decode")
-        return self._pool.submit(self._decode, pieces)
+        return self._pool.submit(self._timed, 1, self._decode, pieces)
 
-    def _decode(self, pieces: list[Piece]) -> Batch:
-        ids = piece_ids(self._source, pieces) if self._with_ids else []
-        return ids, decode_pieces(self._source, pieces)
+    def _timed(self, kind: int, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something, and count the seconds."""
+        begin = time.perf_counter()
+        try:
+            return work(*arguments)
+        finally:
+            with self._lock:
+                self._work[kind] += time.perf_counter() - begin
+
+    @property
+    def work_seconds(self) -> tuple[float, float]:
+        """Seconds spent reading, and decoding (of all threads together)."""
+        with self._lock:
+            return self._work[0], self._work[1]
+
+    def _is_slow(self, pieces: Pieces) -> bool:
+        rows = next((piece.rows for piece in pieces if isinstance(piece, Piece)), None)
+        return rows is not None and self._source.is_slow(rows)
 
     def _put(self, outcome: Future[Batch | None]) -> bool:
         """Hand over an outcome; False when the consumer has closed."""
@@ -182,14 +201,24 @@ class Feed:
     ) -> None:
         self.batch_size = batch_size
         self.rows = 0
+        self._source = source
         first = source.skipped(seed) + first_batch * batch_size
         batches = cut(source, plan.stream(rank, first), batch_size, seed, plan.shuffle)
-        self._ahead = _Ahead(source, batches, depth, threads, False, deadline)
+        self._ahead = _Ahead(source, batches, depth, threads, self._whole, deadline)
+
+    def _whole(self, pieces: Pieces) -> Batch:
+        skips = self._source.skips
+        return filled(self._source, decode_batch(self._source, pieces, skips), pieces, skips)
 
     @property
     def wait_seconds(self) -> float:
         """How long the consumer has waited for batches."""
         return self._ahead.wait_seconds
+
+    @property
+    def work_seconds(self) -> tuple[float, float]:
+        """Seconds spent reading rows, and decoding them (of all threads together)."""
+        return self._ahead.work_seconds
 
     def __iter__(self) -> Feed:
         return self
@@ -198,8 +227,10 @@ class Feed:
         batch = self._ahead.next()
         if batch is None:
             raise StopIteration
-        self.rows += self.batch_size
-        return batch[1]
+        if batch.rows != self.batch_size:
+            raise DataError(f"{self._source.where}: a batch of {batch.rows} rows, {self.batch_size} are due")
+        self.rows += batch.rows
+        return batch.arrays
 
     def close(self) -> None:
         """End the threads; may be called again.
@@ -224,7 +255,8 @@ def take(
     threads: int | None = None,
     seed: int = 0,
     deadline: float = _DEADLINE,
-) -> Iterator[Batch]:
+    skips: Skips | None = None,
+) -> Iterator[tuple[list[str], dict[str, np.ndarray]]]:
     """The rows of some segments in order, each once: ``(SampleIDs, raw batch)``, the last one short.
 
     Args:
@@ -235,10 +267,32 @@ def take(
         threads: threads that decode; None for one a CPU core where decoding is slow, else one.
         seed: of random mirrors.
         deadline: seconds that a batch may take to come.
+        skips: where rows that cannot be read are counted, if the source skips them; None: the source's own.
+
+    Raises:
+        DataError: a row that cannot be read, or rows in and rows out differ.
     """
-    ahead = _Ahead(source, cut(source, segments, batch_size, seed), depth, threads, True, deadline)
+    counted = source.skips if skips is None else skips
+    own = Skips()
+    wanted = 0
+
+    def decode(pieces: Pieces) -> Batch:
+        return decode_batch(source, pieces, own, with_ids=True)
+
+    def wanted_segments() -> Iterator[Segment]:
+        nonlocal wanted
+        for segment in segments:
+            wanted += segment.rows
+            yield segment
+
+    ahead = _Ahead(source, cut(source, wanted_segments(), batch_size, seed), depth, threads, decode, deadline)
+    rows = 0
     try:
-        while (batch := ahead.next()) is not None:
-            yield batch
+        for batch in full_batches(iter(ahead.next, None), batch_size):
+            rows += batch.rows
+            yield batch.ids, batch.arrays
+        if rows + own.count != wanted:
+            raise DataError(f"{source.where}: {wanted} rows in, {rows} out and {own.count} left out")
     finally:
+        counted.merge(own)
         ahead.close()

@@ -20,6 +20,7 @@ from cosdask.data.buffers import Buffers
 from cosdask.data.decode import COLOR, GRAY, UNCHANGED, decode_image, flag_for, resize_image, to_planes
 from cosdask.data.draw import Draw
 from cosdask.data.image_rows import ImageRows
+from cosdask.data.skips import bad_row
 from cosdask.data.transform import Transform
 from cosdask.errors import ConfigError, DataError
 
@@ -29,6 +30,8 @@ WINDOW_ROWS = 8192
 WINDOW_BYTES = 128 << 20
 #: Raw images below this many bytes are copied together, larger ones each to its place.
 _SMALL = 16 << 10
+#: Rows looked at for the images' shape, where rows that cannot be read are skipped.
+FIRST_ROWS = 1000
 #: The parameters that hold the batch size, by layer type; else ``data_param``.
 _BLOCKS = {"MemoryData": "memory_data_param", "ImageData": "image_data_param"}
 
@@ -99,10 +102,24 @@ class ImageSource(Source):
 
     @cached_property
     def _first_image(self) -> tuple[Shape, bool]:
-        rows = next(self.stream(0, 1, 1), None) if self.rows else None
-        if rows is None:
+        if not self.rows:
             raise DataError(f"{self.where}: no rows in {self.place}, so the images' shape is unknown")
-        height, width, channels = self._image(rows, 0, 0).shape
+        for row in range(min(self.rows, FIRST_ROWS)):
+            try:
+                return self._look_at(row)
+            except DataError as error:
+                if not self.skipping or bad_row(error) is None:
+                    raise self.placed(error) from error
+                last = self.placed(error)
+        raise DataError(f"{self.place}: none of the first {row + 1} rows can be read; the last one: {last}") from last
+
+    def _look_at(self, row: int) -> tuple[Shape, bool]:
+        """The shape of a row's image, and whether it is encoded."""
+        rows = next(iter(self.stream(row, row + 1, 1)))
+        image = self._image(rows, 0, row)
+        height, width, channels = image.shape
+        if self.skipping and min(height, width) < self.transform.crop:
+            raise self._bad(rows, 0, row, f"an image of {height} x {width} is smaller than {self.transform.crop}")
         return (channels, height, width), rows.encoded[0]
 
     @property
@@ -323,12 +340,13 @@ class ImageSource(Source):
                 reason = f"the label {label!r} in the column label is not a whole number"
                 if label is None:
                     reason = "the column label is empty"
-                raise self._bad(rows, i, int(draw.rows[i]), reason) from error
+                raise self._bad(rows, i, int(draw.rows[i]), reason, "label") from error
         return found
 
-    def _bad(self, rows: ImageRows, i: int, row: int, text: str) -> DataError:
-        name = rows.ids[i]
-        return DataError(f'{self.place}: row {row} (id "{name}"): {text}', path=self.place, row=row, id=name)
+    def _bad(self, rows: ImageRows, i: int, row: int, text: str, column: str = "data") -> DataError:
+        name = rows.slice(i, 1).ids[0]
+        where = {"path": self.place, "row": row, "id": name, "column": column}
+        return DataError(f'{self.place}: row {row} (id "{name}"): {text}', **where)
 
 
 def _views(rows: ImageRows | pa.RecordBatch) -> ImageRows:

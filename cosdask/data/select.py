@@ -17,7 +17,13 @@ from cosdask.storage import parent, resolve
 
 _PHASES = ("TRAIN", "TEST")
 #: Options of a run that sources know, by their names there and here.
-_CONFIG_OPTIONS = {"resize": "resize", "lmdb_partitions": "partitions", "seed": "seed", "shuffle": "shuffle"}
+_CONFIG_OPTIONS = {
+    "resize": "resize",
+    "lmdb_partitions": "partitions",
+    "seed": "seed",
+    "shuffle": "shuffle",
+    "on_bad_rows": "on_bad_rows",
+}
 
 
 def get_source(

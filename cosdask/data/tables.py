@@ -67,7 +67,6 @@ class Table(ABC):
                     f"{self.place}: {end - start} rows were counted from row {start} on, {position - start} read; did "
                     "the data change meanwhile?",
                     path=self.place,
-                    row=start,
                 )
             start = end
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 from cosdask.data.base import CHUNK, Source
 from cosdask.data.draw import Draw
 from cosdask.data.index import Block, Index
-from cosdask.errors import ConfigError
+from cosdask.data.skips import bad_row
+from cosdask.errors import ConfigError, CosdaskError
 
 
 class ZippedSource(Source):
@@ -162,7 +163,14 @@ class _Stream:
         while start < stop:
             first = start % source.rows
             last = min(source.rows, first + stop - start)
-            yield from source.read(first, last, chunk)
+            try:
+                yield from source.read(first, last, chunk)
+            except CosdaskError as error:
+                row = bad_row(error)
+                if row is None:
+                    raise
+                placed = source.placed(error)
+                raise type(error)(placed.message, **{**placed.where, "row": start + row - first}) from error
             start += last - first
 
     def ready(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from distributed import Client
 
 from cosdask.data import Segment, Source, get_source, window
+from cosdask.data.skips import LISTED, in_words
 from cosdask.errors import ConfigError, DataError
 from cosdask.nn.net import Net
 from cosdask.nn.partition import hash_of
@@ -20,6 +22,8 @@ from cosdask.parallel.plugins import load_plugins
 from cosdask.proto import parse_solver
 from cosdask.solver import Evaluator, Totals
 from cosdask.solver.nets import test_nets
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,12 @@ def test(client: Client, evaluation: Evaluation, members: list[Member]) -> dict[
         for rank, member in enumerate(members)
     ]
     total = functools.reduce(Totals.merge, results_of(futures))
-    if total.rows != evaluation.rows:
+    if total.rows + total.skips.count != evaluation.rows:
         raise DataError(
             f"{evaluation.rows} rows were counted, {total.rows} were evaluated; did the data change meanwhile?"
         )
+    if total.skips.count:
+        _LOG.warning("%s", in_words(total.skips.count, total.skips.rows, shown=LISTED))
     return total.means()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cosdask.data import Segment, take
+from cosdask.data import Segment, Skips, take
+from cosdask.data.skips import LISTED, in_words
 from cosdask.errors import DataError, NetError, did_you_mean
 from cosdask.nn.partition import CELL, cells, forward_rows
 from cosdask.parallel.evaluate import Evaluation
 
+_LOG = logging.getLogger(__name__)
 #: partitions a worker, so that uneven workers even out
 _SHARE = 4
 
@@ -57,12 +60,17 @@ def feature_rows(rows: tuple[int, int], evaluation: Evaluation, blobs: tuple[str
     start, stop = rows
     ids: list[str] = []
     parts: list[list[np.ndarray]] = []
-    for names, raw in take(source, [Segment(0, start, stop)], source.batch_size):
+    skips = Skips()
+    for names, raw in take(source, [Segment(0, start, stop)], source.batch_size, skips=skips):
         inputs = {top: np.asarray(array) for top, array in source.finish(raw).items()}
         parts.append(forward_rows(net, inputs, blobs, len(names)))
         ids.extend(names)
-    if len(ids) != stop - start:
+    if skips.count:
+        _LOG.warning("%s", in_words(skips.count, skips.rows, shown=LISTED))
+    if len(ids) + skips.count != stop - start:
         raise DataError(f"rows {start} to {stop} were asked for, {len(ids)} came out; did the data change meanwhile?")
+    if not parts:
+        return _frame([], _no_rows(blobs), blobs)
     return _frame(ids, [np.concatenate([part[i] for part in parts]) for i in range(len(blobs))], blobs)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cosdask.errors import GroupError
-from cosdask.events import Event, Progress, Restarted, RunEnded, RunStarted, Snapshot, Validation
+from cosdask.events import Event, Progress, Restarted, RowsSkipped, RunEnded, RunStarted, Snapshot, Validation
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2, parse_solver
 from cosdask.solver.nets import train_net
@@ -31,6 +31,7 @@ class TrainResult:
         started: what the run was: workers, effective batch, rows, epochs, seed.
         snapshots: the snapshots written.
         restarts: why new groups formed, oldest first.
+        skipped: rows that could not be read and were left out, where that was asked for.
     """
 
     model_path: str
@@ -44,6 +45,7 @@ class TrainResult:
     snapshots: list[Snapshot] = field(default_factory=list)
     restarts: list[Restarted] = field(default_factory=list)
     stopped_early: str = ""
+    skipped: list[dict[str, Any]] = field(default_factory=list)
     solver: caffe_pb2.SolverParameter = field(default_factory=caffe_pb2.SolverParameter, repr=False)
 
     @cached_property
@@ -122,5 +124,6 @@ class Record:
             started=started[0] if started else None,
             snapshots=self.of(Snapshot),
             restarts=self.of(Restarted),
+            skipped=[row for event in self.of(RowsSkipped) for row in event.rows],
             solver=parse_solver(job_solver),
         )

@@ -34,16 +34,13 @@ _BLOCKS = {
 
 
 def source_options(config: Config) -> dict[str, Any]:
-    """The options of a run that sources know.
-
-    Raises:
-        ConfigError: for those that sources cannot do yet; none is left out without a word.
-    """
-    if config.on_bad_rows != "error":
-        raise ConfigError(
-            f"--on-bad-rows {config.on_bad_rows} cannot be done yet; a bad row ends the run.", option="on_bad_rows"
-        )
-    options = {"resize": config.resize, "partitions": config.lmdb_partitions, "shuffle": config.shuffle}
+    """The options of a run that sources know."""
+    options = {
+        "resize": config.resize,
+        "partitions": config.lmdb_partitions,
+        "shuffle": config.shuffle,
+        "on_bad_rows": config.on_bad_rows if config.on_bad_rows != "error" else None,
+    }
     return {name: value for name, value in options.items() if value}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import time
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 
 from cosdask.data import Source
 from cosdask.errors import ConfigError, StorageError
-from cosdask.events import Event, RunEnded, RunStarted, Snapshot, Validation
+from cosdask.events import Event, Progress, RunEnded, RunStarted, Snapshot, Validation, Warned
 from cosdask.parallel.checkpoints import Checkpoints
 from cosdask.parallel.engine import AXIS, GroupEngine, LoneEngine, Stop
 from cosdask.parallel.job import Job
@@ -72,6 +73,8 @@ class Trainer:
         else:
             self.engine = GroupEngine(Mesh(np.array(devices), (AXIS,)), rank, job.wire, param, settings, source, tests)
         self._folder = RunFolder(run_folder_for(job.model)) if rank == 0 else None
+        # Events lie in parts, one for each process that has any: the other ranks keep what they warn of.
+        self._warnings = RunFolder(run_folder_for(job.model))
         self._validations = self._earlier_validations()
         self._checkpoints: Checkpoints | None = None
         if self._folder is not None:
@@ -110,6 +113,7 @@ class Trainer:
         return self._result("preempted")
 
     def _result(self, status: str) -> dict[str, Any]:
+        self._warnings.close()
         if self._folder:
             self._folder.close()
         iteration = self.engine.iteration
@@ -142,10 +146,14 @@ class Trainer:
         )
 
     def emit(self, event: Event) -> None:
-        """Tell an event: rank 0 everything, to the driver and the run folder; the others only their progress."""
-        if self.rank != 0 and event.kind != "progress":
+        """Tell an event: rank 0 everything, to the driver and the run folder; the others progress and warnings."""
+        if self.rank != 0 and not isinstance(event, Progress | Warned):
             return
+        if isinstance(event, Warned):
+            event = dataclasses.replace(event, host=event.host or socket.gethostname())
         record = event.to_dict()
+        if self.rank != 0 and isinstance(event, Warned):
+            self._warnings.append_event(record)
         if self._folder is not None:
             # kept before it is told: whoever hears of a snapshot may count on it
             self._folder.append_event(record)

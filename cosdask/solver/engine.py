@@ -163,6 +163,7 @@ class Engine:
         self._tests: list[Test] | None = None
         self._feeds: list[Feed] | None = None
         self._metrics: Metrics | None = None
+        self._flying: deque[Any] = deque()
         self._losses: deque[Any] = deque(maxlen=max(1, param.average_loss))
         self._compile()
 
@@ -259,6 +260,11 @@ class Engine:
         self._finish = device.compile_function(finish, donate=[0])
 
     @property
+    def sources(self) -> list[Source]:
+        """The sources read so far: the TRAIN net's, and those of the test nets that were built."""
+        return [self.source, *(test.source for test in self._tests or [])]
+
+    @property
     def feeds(self) -> list[Feed]:
         """One feed a rank of this process, at the place that belongs to the iteration."""
         if self._feeds is None:
@@ -287,6 +293,10 @@ class Engine:
                 jax.block_until_ready(self._metrics.loss)
         self._losses.append(self._metrics.loss)
         self.iteration += 1
+        # The host stays two iterations ahead of the device at most: their batches are all that waits in memory.
+        self._flying.append(self._metrics.loss)
+        if len(self._flying) > 2:
+            jax.block_until_ready(self._flying.popleft())
 
     def _advance(self, batches: list[list[Raw]], rate: Any, correction: Any) -> tuple[State, Metrics]:
         first = np.uint32(self.iteration * self.param.iter_size)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cosdask import device
-from cosdask.data import Segment, Source, take
+from cosdask.data import Segment, Skips, Source, take
 from cosdask.errors import NetError
 from cosdask.nn.execute import Params
 from cosdask.nn.layer import Array
@@ -21,10 +21,17 @@ from cosdask.nn.net import Net
 
 @dataclass
 class Totals:
-    """Sums of a net's outputs over rows: what workers send, and what adds up to the mean over all rows."""
+    """Sums of a net's outputs over rows: what workers send, and what adds up to the mean over all rows.
+
+    Attributes:
+        rows: how many rows.
+        sums: the sum of each output.
+        skips: rows left out, where the source skips those that cannot be read.
+    """
 
     rows: int = 0
     sums: dict[str, np.ndarray] = field(default_factory=dict)
+    skips: Skips = field(default_factory=Skips)
 
     def add(self, outputs: Mapping[str, np.ndarray], rows: int) -> None:
         """Take in a batch's means over ``rows`` rows."""
@@ -36,6 +43,8 @@ class Totals:
     def merge(self, other: Totals) -> Totals:
         """The totals of both."""
         merged = Totals(self.rows + other.rows, dict(self.sums))
+        merged.skips.merge(self.skips)
+        merged.skips.merge(other.skips)
         for name, value in other.sums.items():
             merged.sums[name] = merged.sums[name] + value if name in merged.sums else value
         return merged
@@ -85,11 +94,12 @@ class Evaluator:
     def totals(self, params: Params, segments: Iterable[Segment]) -> Totals:
         """Evaluate the rows of the segments."""
         totals = Totals()
-        for ids, raw in take(self.source, list(segments), self.source.batch_size):
+        for ids, raw in take(self.source, list(segments), self.source.batch_size, skips=totals.skips):
             with user_errors():
                 outputs = {name: np.asarray(value) for name, value in self._compiled(params, raw).items()}
             self.batches += 1
             totals.add(outputs, len(ids))
+        self.source.skips.merge(totals.skips)
         return totals
 
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cosdask.events import Event, Progress, Snapshot, Validation, ValidationStarted
+from cosdask.data.skips import in_words
+from cosdask.events import Event, Progress, RowsSkipped, Snapshot, Validation, ValidationStarted, Warned
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2
 from cosdask.solver.engine import Engine, plain_outputs
@@ -15,11 +16,57 @@ from cosdask.solver.engine import Engine, plain_outputs
 Emit = Callable[[Event], None]
 
 
+#: Seconds between two events about rows left out.
+SKIPS_PACE = 1.0
+
+
 @dataclass
 class Pace:
     """How often progress is told besides the solver's ``display``: at most once in ``seconds``."""
 
     seconds: float = float("inf")
+
+
+@dataclass
+class InputWatch:
+    """Notices that training waits for its rows.
+
+    Args:
+        look: seconds over which waiting is looked at.
+        quiet: seconds without another warning after one.
+        share: part of the time, 0 to 1, from which on waiting is worth a warning.
+
+    Example:
+        >>> watch = InputWatch(look=10, quiet=60)
+        >>> watch.notice(0.0, waited=0.0, read=0.0, decoded=0.0)
+        ''
+        >>> print(watch.notice(10.0, waited=5.0, read=1.0, decoded=9.0))
+        waiting for rows took 50% of the last 10 s: reading them took 1.0 s, decoding them 9.0 s in all threads. More
+        decoding threads (--threads) would help.
+    """
+
+    look: float = 10.0
+    quiet: float = 300.0
+    share: float = 0.1
+    _last: tuple[float, ...] | None = None
+    _warned: float = float("-inf")
+
+    def notice(self, now: float, waited: float, read: float, decoded: float) -> str:
+        """What to say, or nothing; takes the time and the seconds spent so far."""
+        if self._last is None:
+            self._last = now, waited, read, decoded
+        seconds, *spent = (new - old for new, old in zip((now, waited, read, decoded), self._last, strict=True))
+        if seconds < self.look:
+            return ""
+        self._last = now, waited, read, decoded
+        if spent[0] < self.share * seconds or now - self._warned < self.quiet:
+            return ""
+        self._warned = now
+        return (
+            f"waiting for rows took {spent[0] / seconds:.0%} of the last {seconds:.0f} s: reading them took "
+            f"{spent[1]:.1f} s, decoding them {spent[2]:.1f} s in all threads. "
+            + ("More decoding threads (--threads) would help." if spent[2] > spent[1] else "Nearer storage would help.")
+        )
 
 
 class Loop:
@@ -48,15 +95,25 @@ class Loop:
         self._pace = pace or Pace()
         self._told_at, self._told_iteration, self._waited = time.monotonic(), engine.iteration, 0.0
         self._snapshot_at: int | None = None
+        self._watch = InputWatch()
+        self._skips_told_at, self._skipped = float("-inf"), 0
 
     def run(self, until: int) -> bool:
         """Carry on to an iteration; returns False where it stopped before because it was asked to."""
+        try:
+            return self._run(until)
+        finally:
+            self._tell_skips(0.0)
+
+    def _run(self, until: int) -> bool:
         engine, param = self.engine, self.engine.param
         while engine.iteration < until:
             if self._test_due():
                 self.validate()
             engine.step()
             self._tell_progress()
+            self._tell_input()
+            self._tell_skips(SKIPS_PACE)
             if param.snapshot > 0 and engine.iteration % param.snapshot == 0:
                 self._look_at_loss()
                 self.snapshot()
@@ -106,6 +163,30 @@ class Loop:
     def snapshot_is_current(self) -> bool:
         """Whether this iteration's snapshot has been written."""
         return self._snapshot_at == self.engine.iteration
+
+    def _tell_input(self) -> None:
+        """Say when training waits for its rows."""
+        feeds = self.engine.feeds
+        spent = [sum(times) for times in zip(*((f.wait_seconds, *f.work_seconds) for f in feeds), strict=True)]
+        text = self._watch.notice(time.monotonic(), *spent)
+        if text:
+            self._emit(Warned(message=text, rank=self._rank))
+
+    def _tell_skips(self, pace: float) -> None:
+        """Say which rows were left out, at most once in ``pace`` seconds."""
+        now = time.monotonic()
+        if now - self._skips_told_at < pace:
+            return
+        self._skips_told_at = now
+        skips = [source.skips for source in self.engine.sources]
+        count = sum(each.count for each in skips)
+        if count == self._skipped:
+            return
+        rows = [bad for each in skips for bad in each.news()]
+        self._skipped = count
+        if rows:
+            message = in_words(count, rows)
+            self._emit(RowsSkipped(message=message, rank=self._rank, count=count, rows=[bad.to_dict() for bad in rows]))
 
     def _tell_progress(self) -> None:
         engine = self.engine

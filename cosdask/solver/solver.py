@@ -35,6 +35,7 @@ class Solver:
         seed: replaces the solver's ``random_seed``.
         shuffle: visit the training rows in a new order each epoch.
         precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``; weights, history and updates are float32 in each.
+        on_bad_rows: ``"error"``, or ``"skip"`` to go on without training rows that cannot be read.
 
     Raises:
         ProtoError, SolverError, NetError, DataError, WeightsError: naming file and place.
@@ -50,9 +51,12 @@ class Solver:
         seed: int | None = None,
         shuffle: bool = False,
         precision: str = "float32",
+        on_bad_rows: str = "error",
     ) -> None:
         if ranks < 1:
             raise SolverError(f"ranks (={ranks}) must be 1 or more.")
+        if on_bad_rows not in ("error", "skip"):
+            raise SolverError(f'on_bad_rows (="{on_bad_rows}") must be "error" or "skip".')
         param, path = solver_message(path_or_url)
         settings = Settings(
             path=path,
@@ -61,8 +65,8 @@ class Solver:
             world=ranks,
             ranks=tuple(range(ranks)),
             seed=seed,
-            options={"shuffle": shuffle},
             precision=precision,
+            options={"shuffle": shuffle, "on_bad_rows": on_bad_rows},
         )
         self.param: caffe_pb2.SolverParameter = param
         self.engine = Engine(param, settings)
