@@ -63,7 +63,7 @@ class Settings:
         lr_scale: what every learning rate is multiplied with.
         warmup: iterations in which that factor grows evenly from 1 to ``lr_scale``.
         test_at_start: validate before the first iteration; None: as the solver's ``test_initialization`` says.
-        options: of the TRAIN source, where the engine opens it itself (see :class:`cosdask.data.Source`).
+        options: of the sources that the engine opens itself (see :class:`cosdask.data.Source`).
     """
 
     path: str | None = None
@@ -371,7 +371,7 @@ class Engine:
         given = self._test_sources[index] if self._test_sources else None
         tops = given.tops if given is not None else None
         net = named.open(seed=self.seed, tops=tops, precision=self.settings.precision)
-        source = given if given is not None else get_source(net, phase="TEST")
+        source = given if given is not None else get_source(net, phase="TEST", options=self.settings.options)
         weights = SharedWeights(self.net, net)
         done = self.validations_before(self.iteration)
         return Test(net, source, Evaluator(net, source), weights, self.param.test_iter[index], done)

@@ -35,7 +35,7 @@ class Solver:
         seed: replaces the solver's ``random_seed``.
         shuffle: visit the training rows in a new order each epoch.
         precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``; weights, history and updates are float32 in each.
-        on_bad_rows: ``"error"``, or ``"skip"`` to go on without training rows that cannot be read.
+        on_bad_rows: ``"error"``, or ``"skip"`` to go on without rows that cannot be read.
 
     Raises:
         ProtoError, SolverError, NetError, DataError, WeightsError: naming file and place.

@@ -26,6 +26,7 @@ def spoil(path: Path) -> None:
             transaction.put(b"%08d" % row, value)
 
 
+@pytest.mark.slow
 def test_bad_rows_are_skipped_and_listed_by_all_verbs(
     client: Client, problem: Callable[..., Problem], caplog: pytest.LogCaptureFixture
 ) -> None:
