@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cosdask.cluster.yarn import YarnCluster
     from cosdask.config import Config
     from cosdask.data import Source, get_source, register_source
+    from cosdask.estimators import NetClassifier, NetFeatures
     from cosdask.nn import Layer, Net, allow_python_layers, register_layer
     from cosdask.parallel import CaffeOnDask, TrainResult
     from cosdask.proto.net_spec import NetSpec, layers, params
@@ -33,6 +34,8 @@ _PLACES = {
     "Layer": "cosdask.nn",
     "LocalCluster": "cosdask.cluster",
     "Net": "cosdask.nn",
+    "NetClassifier": "cosdask.estimators",
+    "NetFeatures": "cosdask.estimators",
     "NetSpec": "cosdask.proto.net_spec",
     "Solver": "cosdask.solver",
     "Source": "cosdask.data",
@@ -57,6 +60,8 @@ __all__ = [
     "Layer",
     "LocalCluster",
     "Net",
+    "NetClassifier",
+    "NetFeatures",
     "NetSpec",
     "Solver",
     "Source",

@@ -128,7 +128,7 @@ def _frame_batches(
     """Batches of the net's size: the number of rows, and the inputs."""
     layer, top = _feeding_layer(net)
     shape = net.inputs[top]
-    as_bytes = _holds_bytes(frame[column])
+    as_bytes = holds_bytes(frame[column])
     if not transform or (layer is None and not as_bytes):
         if as_bytes:
             raise DataError(
@@ -142,12 +142,12 @@ def _frame_batches(
     # a MemoryData layer states the size before the crop; for others it can only be that of the net
     stated = layer.memory_data_param
     flat = (stated.channels, stated.height, stated.width) if layer.type == "MemoryData" else shape[1:]
-    source = FrameSource(layer, "TEST", net.folder, frame=_standard(frame, column, flat))
+    source = FrameSource(layer, "TEST", net.folder, frame=image_table(frame, column, flat))
     for ids, raw in take(source, [Segment(0, 0, source.rows)], source.batch_size):
         yield len(ids), {top: np.asarray(source.finish(raw)[top])}
 
 
-def _holds_bytes(cells_: pd.Series) -> bool:
+def holds_bytes(cells_: pd.Series) -> bool:
     """Whether the cells are bytes.
 
     Raises:
@@ -202,7 +202,7 @@ def _image_layer(top: str, shape: Shape) -> caffe_pb2.LayerParameter:
     return layer
 
 
-def _standard(frame: pd.DataFrame, column: str, flat: Shape) -> pa.Table:
+def image_table(frame: pd.DataFrame, column: str, flat: Shape) -> pa.Table:
     """The fed column, and what says how to read it, with the names that sources know.
 
     ``flat`` is the size (C, H, W) of arrays that do not show theirs.
@@ -210,7 +210,7 @@ def _standard(frame: pd.DataFrame, column: str, flat: Shape) -> pa.Table:
     values = frame[column].tolist()
     known = {name: pa.array(frame[name].tolist()) for name in ("channels", "height", "width") if name in frame.columns}
     columns: dict[str, pa.Array] = {"label": pa.array(["0"] * len(values))}
-    if _holds_bytes(frame[column]):
+    if holds_bytes(frame[column]):
         columns["data"] = pa.array(values, pa.binary())
         columns["encoded"] = _encoded(frame, values)
     else:

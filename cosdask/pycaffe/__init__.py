@@ -17,6 +17,8 @@ Example:
 
 from cosdask import __version__
 from cosdask.nn.layer import REGISTRY as _REGISTRY
+from cosdask.nn.user_code import allow_python_layers
+from cosdask.nn.user_layers import Layer
 from cosdask.pycaffe import classifier, coord_map, detector, io, net_spec, proto
 from cosdask.pycaffe.alias import install_as_caffe, uninstall_as_caffe
 from cosdask.pycaffe.blob import Blob
@@ -65,6 +67,7 @@ __all__ = [
     "Blob",
     "Classifier",
     "Detector",
+    "Layer",
     "NesterovSolver",
     "Net",
     "NetSpec",
@@ -72,6 +75,7 @@ __all__ = [
     "SGDSolver",
     "Solver",
     "__version__",
+    "allow_python_layers",
     "classifier",
     "coord_map",
     "detector",

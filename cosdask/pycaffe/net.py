@@ -16,12 +16,14 @@ from cosdask.nn import Net as PureNet
 from cosdask.nn.execute import Params
 from cosdask.nn.graph import INPUT_TYPES, loss_weights
 from cosdask.nn.layer import REGISTRY, Array, Shape
-from cosdask.proto import caffe_pb2, insert_splits
+from cosdask.proto import caffe_pb2
 from cosdask.pycaffe import state
 from cosdask.pycaffe.batches import forward_all, forward_backward_all
 from cosdask.pycaffe.blob import Blob
 from cosdask.pycaffe.feeding import ArrayReader, RowReader, make_reader
+from cosdask.pycaffe.opening import AUTOMATIC, open_net
 from cosdask.pycaffe.span import Backward, BackwardPlan, Forward, forward_reads
+from cosdask.solver.nets import NetSource
 
 TRAIN: int = caffe_pb2.TRAIN
 TEST: int = caffe_pb2.TEST
@@ -81,37 +83,27 @@ class Net:
         weights: str | None = None,
     ) -> None:
         phase, level, stages, weights = _arguments(args, phase, level, stages, weights)
-        first = PureNet(network_file, _phase_name(phase), level, tuple(stages or ()))
-        self._set_up(first, state.seed())
+        self._set_up(NetSource(_where(network_file), _phase_name(phase), level, tuple(stages or ())), state.seed())
         if weights:
             self.copy_from(weights)
 
     @classmethod
-    def from_pure(cls, net: PureNet, seed: int) -> Net:
-        """A net from one of :class:`cosdask.Net`, with weights of its own."""
+    def of_source(cls, source: NetSource, seed: int) -> Net:
+        """The net that a solver names."""
         made: Net = object.__new__(cls)
-        made._set_up(net, seed)
+        made._set_up(source, seed)
         return made
 
-    def _set_up(self, first: PureNet, seed: int) -> None:
-        # blobs that are read twice get Split layers, as in Caffe: each reader has a gradient of its own
-        self._net = PureNet(
-            insert_splits(first.to_message()),
-            first.phase,
-            first.level,
-            first.stages,
-            input_shapes=first.inputs,
-            seed=seed,
-            folder=first.folder,
-        )
-        self.name: str = first.name
-        self.phase: int = TRAIN if first.phase == "TRAIN" else TEST
+    def _set_up(self, source: NetSource, seed: int) -> None:
+        self._net = open_net(source, seed)
+        self.name: str = self._net.name
+        self.phase: int = TRAIN if source.phase == "TRAIN" else TEST
         layers = self._net.layers
         self._layer_names: list[str] = [layer.name for layer in layers]
         self.top_names: OrderedDict[str, list[str]] = OrderedDict((p.name, list(p.top)) for p in layers)
         self.bottom_names: OrderedDict[str, list[str]] = OrderedDict((p.name, list(p.bottom)) for p in layers)
         self.inputs: list[str] = [top for layer in layers if layer.type == "Input" for top in layer.top]
-        self.outputs: list[str] = list(self._net.outputs)
+        self.outputs: list[str] = [name for name in self._net.outputs if not name.startswith(AUTOMATIC)]
         self.blobs: OrderedDict[str, Blob] = OrderedDict(
             (name, Blob(shape)) for name, shape in self._net.blob_shapes.items()
         )
@@ -529,6 +521,10 @@ def _arguments(
     if phase is None:
         raise NetError("Net needs a phase: Net(file, caffe.TEST) or Net(file, weights, caffe.TEST).")
     return phase, given.get("level", level), given.get("stages", stages), given.get("weights", weights)
+
+
+def _where(network_file: Any) -> str | caffe_pb2.NetParameter:
+    return network_file if isinstance(network_file, caffe_pb2.NetParameter) else os.fspath(network_file)
 
 
 def _phase_name(phase: Any) -> str:

@@ -256,7 +256,7 @@ def _as_they_are(raw: Any, xp: Any = np) -> Any:
 
 
 def _open(named: NetSource, seed: int) -> Net:
-    return Net.from_pure(named.open(seed=seed), seed)
+    return Net.of_source(named, seed)
 
 
 def _weights_files(param: caffe_pb2.SolverParameter, path: str | None) -> list[str]:

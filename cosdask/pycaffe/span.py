@@ -17,7 +17,9 @@ from cosdask import device
 from cosdask.nn.execute import Blobs, Params, Place, Recurrent, States, first_states, load_weight, run_graph
 from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, Node
 from cosdask.nn.layer import Array, Shape
+from cosdask.nn.layers.python import user_errors
 from cosdask.nn.net import Net
+from cosdask.nn.user_code import is_user_code
 from cosdask.proto import caffe_pb2
 
 Layers = Sequence[caffe_pb2.LayerParameter]
@@ -83,8 +85,8 @@ def _version(layers: Layers, writers: Sequence[int], reader: int, name: str) -> 
     if max(writers) < reader:
         return None
     before = [writer for writer in writers if writer < reader]
-    # what came from a data layer and was replaced in place is gone
-    return None if not before or layers[before[-1]].type in INPUT_TYPES else (before[-1], name)
+    # what data came in and was replaced in place is gone
+    return None if not before or not layers[before[-1]].bottom else (before[-1], name)
 
 
 class Forward:
@@ -254,7 +256,17 @@ def _build(net: Net, chosen: Sequence[int], shapes: Mapping[str, Shape]) -> Grap
 def _compiled(function: Callable[..., Any], graph: Graph) -> Callable[..., Any]:
     as_data_say = any(getattr(node.layer, "data_dependent_shapes", False) for node in graph.nodes)
     compiled: Callable[..., Any] = function if as_data_say else device.compile_function(function)
-    return compiled
+    if not any(is_user_code(node.layer) for node in graph.nodes):
+        return compiled
+
+    def waiting(*arguments: Any) -> Any:
+        # what the user's code raises comes out here, not where somebody looks at a blob later
+        with user_errors():
+            found = jax.block_until_ready(compiled(*arguments))
+            jax.effects_barrier()
+            return found
+
+    return waiting
 
 
 __all__ = ["Backward", "BackwardPlan", "Forward", "forward_reads", "run_layer"]
