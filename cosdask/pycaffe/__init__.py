@@ -15,7 +15,6 @@ Example:
     array([[3., 3., 3.]], dtype=float32)
 """
 
-from cosdask import __version__
 from cosdask.nn.layer import REGISTRY as _REGISTRY
 from cosdask.nn.user_code import allow_python_layers
 from cosdask.nn.user_layers import Layer
@@ -51,6 +50,9 @@ from cosdask.pycaffe.state import (
     solver_count,
     solver_rank,
 )
+
+#: the version of Caffe whose interface this is; cosdask's own is ``cosdask.__version__``
+__version__ = "1.0.0"
 
 
 def layer_type_list() -> list[str]:
