@@ -12,7 +12,8 @@ from typing import IO, ClassVar
 import pyarrow as pa
 
 from cosdask.data.base import CHUNK, CHUNK_BYTES
-from cosdask.data.hadoop import BYTES, Record, RowKey, SequenceReader, read_bytes, read_key
+from cosdask.data.hadoop import BYTES, KeyReader, Record, RowKey, SequenceReader, read_bytes
+from cosdask.data.image_rows import Buffer, ImageRows
 from cosdask.data.images import ImageSource, image_schema
 from cosdask.data.index import Block, Index, kept_index
 from cosdask.data.parts import part_files
@@ -136,17 +137,35 @@ class SequenceSource(ImageSource):
 
     def read(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[pa.RecordBatch]:
         """See :meth:`Source.read`."""
-        rows: list[tuple[RowKey, bytes]] = []
+        for rows in self._chunks(start, stop, chunk):
+            columns = [*zip(*(key for key, _ in rows), strict=True), [bytes(data) for _, data in rows]]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, self.schema, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def stream(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[ImageRows]:
+        """See :meth:`Source.stream`: images are views of the records as they were read."""
+        for rows in self._chunks(start, stop, chunk):
+            names, labels, channels, heights, widths, encoded = map(list, zip(*(key for key, _ in rows), strict=True))
+            sizes = list(zip(channels, heights, widths, strict=True))
+            yield ImageRows("HWC", names, labels, sizes, encoded, [data for _, data in rows])
+
+    def _chunks(self, start: int, stop: int, chunk: int) -> Iterator[list[tuple[RowKey, Buffer]]]:
+        rows: list[tuple[RowKey, Buffer]] = []
         size = 0
+        keys = KeyReader()
         for row, record, name in self._records(start, stop):
-            found = self._row(record, row, name)
+            try:
+                found = keys.read(bytes(read_bytes(record.key))), read_bytes(record.value)
+            except DataError as error:
+                where = f"{name}: byte {record.offset}, row {row}"
+                raise DataError(f"{where}: {error}", path=name, row=row, offset=record.offset) from error
             rows.append(found)
             size += len(found[1])
             if len(rows) == chunk or size >= CHUNK_BYTES:
-                yield self._batch(rows)
+                yield rows
                 rows, size = [], 0
         if rows:
-            yield self._batch(rows)
+            yield rows
 
     def _records(self, start: int, stop: int) -> Iterator[tuple[int, Record, str]]:
         """The records of a range of rows, with their rows' numbers and their files."""
@@ -165,15 +184,3 @@ class SequenceSource(ImageSource):
                     start = row + 1
             if start != end:
                 raise self.changed(self.rows, start)
-
-    def _row(self, record: Record, row: int, name: str) -> tuple[RowKey, bytes]:
-        try:
-            return read_key(read_bytes(record.key)), read_bytes(record.value)
-        except DataError as error:
-            where = f"{name}: byte {record.offset}, row {row}"
-            raise DataError(f"{where}: {error}", path=name, row=row, offset=record.offset) from error
-
-    def _batch(self, rows: list[tuple[RowKey, bytes]]) -> pa.RecordBatch:
-        columns = [*zip(*(key for key, _ in rows), strict=True), [data for _, data in rows]]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, self.schema, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)

@@ -73,6 +73,8 @@ def test_any_range_and_partition_reads_those_rows(parts: str, make_layer: Callab
         for stop in (start, start + 1, 23):
             ids = [name for rows in source.read(start, stop, 3) for name in source.ids(rows)]
             assert ids == [f"{row:08d}" for row in range(start, stop)]
+            views = [name for rows in source.stream(start, stop, 3) for name in source.ids(rows)]
+            assert views == ids
     frames = [source.frame(partition) for partition in source.partitions()]
     assert [name for frame in frames for name in frame["id"]] == [f"{row:08d}" for row in range(23)]
     row = frames[1].iloc[0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosdask.data.hadoop import RowKey, pair_key, read_key, row_key
+from cosdask.data.hadoop import KeyReader, RowKey, pair_key, read_key, row_key
 from cosdask.data.hadoop.java import JavaObject, modified_utf8, read_java, utf8
 from cosdask.errors import DataError
 
@@ -55,6 +55,34 @@ def test_any_row_comes_back(name: str, label: str, sizes: list[int], encoded: bo
     row = RowKey(name, label, *sizes, encoded)
     assert read_key(row_key(row)) == row
     assert read_key(pair_key(name, label))[:2] == (name, label)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["cat.jpg", "caf\u00e9", "", "xp\0", "t"]) | _TEXT,
+            st.sampled_from(["0", "12", "xpt"]),
+            st.sampled_from([(1, 28, 28), (3, 256, 256), (120, 120, 3)]),
+            st.booleans(),
+            st.booleans(),
+        ),
+        max_size=12,
+    )
+)
+def test_reading_many_keys_is_reading_each(rows: list[tuple[str, str, tuple[int, int, int], bool, bool]]) -> None:
+    """What is looked up and what is read anew are the same, whatever came before; damage is found behind good keys."""
+    keys = KeyReader()
+    streams = [
+        pair_key(name, label) if pair else row_key(RowKey(name, label, *sizes, encoded))
+        for name, label, sizes, encoded, pair in rows
+    ]
+    streams += [bytes.fromhex(text) for text in (TUPLE2, TUPLE2_OLD, PAIR, TUPLE6)]
+    assert [keys.read(stream) for stream in streams] == [read_key(stream) for stream in streams]
+    for stream in streams:
+        with pytest.raises(DataError):
+            keys.read(stream[:-1])
+        with pytest.raises(DataError):
+            keys.read(stream + b"x")
 
 
 def test_strings_are_modified_utf8() -> None:

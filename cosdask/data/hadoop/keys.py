@@ -24,6 +24,8 @@ _TYPES: tuple[type, ...] = (str, str, int, int, int, bool)
 _UIDS = {_TUPLE2: 3356420310891166197, _TUPLE6: 4027413073539505834}
 _INTEGER, _NUMBER, _BOOLEAN = ("java.lang." + name for name in ("Integer", "Number", "Boolean"))
 _BOX_UIDS = {_INTEGER: 1360826667806852920, _NUMBER: -8742448824652078965, _BOOLEAN: -3665804199014368530}
+#: Different sizes of rows that a reader of keys remembers.
+_LEARNED = 4096
 _STRING_LIMIT = 0xFFFF
 #: Java keeps one Integer object for each number of this range, so equal ones are back-references in its streams.
 _CACHED = range(-128, 128)
@@ -61,6 +63,55 @@ def read_key(data: bytes) -> RowKey:
     if len(values) == 2:
         return RowKey(str(values[0]), str(values[1]), 1, 0, 0, True)
     return RowKey(*_checked(values))
+
+
+class KeyReader:
+    """Reads the keys of many rows: what is the same in all of them is understood once.
+
+    A key is a description of classes, two strings, and (in a Tuple6) numbers. Descriptions, and numbers that came
+    before, are looked up by their bytes; anything else goes through :func:`read_key`.
+    """
+
+    def __init__(self) -> None:
+        self._heads: list[bytes] = []
+        self._tails: dict[tuple[bytes, bytes], tuple[int, int, int, bool]] = {}
+
+    def read(self, data: bytes) -> RowKey:
+        """As :func:`read_key`."""
+        for head in self._heads:
+            if data.startswith(head) and (found := _two_strings(data, len(head))) is not None:
+                name, label, at = found
+                sizes = self._tails.get((head, data[at:]))
+                if sizes is not None:
+                    return RowKey(name, label, *sizes)
+        row = read_key(data)
+        self._learn(data, row)
+        return row
+
+    def _learn(self, data: bytes, row: RowKey) -> None:
+        # A class without a superclass ends like this, and the values follow.
+        end = data.find(b"\x78\x70") + 2
+        found = _two_strings(data, end)
+        if found is None or found[:2] != row[:2] or len(self._tails) >= _LEARNED:
+            return
+        if data[:end] not in self._heads:
+            self._heads.append(data[:end])
+        self._tails[data[:end], data[found[2] :]] = row[2:]
+
+
+def _two_strings(data: bytes, at: int) -> tuple[str, str, int] | None:
+    """Two short ASCII strings of a stream and where they end; None where there are other things."""
+    texts: list[str] = []
+    for _ in range(2):
+        if data[at : at + 1] != b"\x74":
+            return None
+        end = at + 3 + int.from_bytes(data[at + 1 : at + 3], "big")
+        part = data[at + 3 : end]
+        if end > len(data) or not part.isascii():
+            return None
+        texts.append(part.decode("ascii"))
+        at = end
+    return texts[0], texts[1], at
 
 
 def _checked(values: list[Any]) -> list[Any]:

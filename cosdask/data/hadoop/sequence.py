@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import IO, NamedTuple, NoReturn
 
 from cosdask.data.hadoop.codecs import Codec, codec_by_class
-from cosdask.data.hadoop.writables import PACKAGE, VINT_BYTES, read_vint, vint_size
+from cosdask.data.hadoop.writables import PACKAGE, VINT_BYTES, Buffer, read_vint, vint_size
 from cosdask.errors import DataError
 
 MAGIC = b"SEQ"
@@ -34,10 +34,13 @@ _SEARCH = 1 << 20
 
 
 class Record(NamedTuple):
-    """A record: key and value as their classes serialized them, and where it (or its block) lies in the file."""
+    """A record: key and value as their classes serialized them, and where it (or its block) lies in the file.
+
+    The value is a view of the bytes read, in which the neighbors may lie, too.
+    """
 
     key: bytes
-    value: bytes
+    value: Buffer
     offset: int
 
 
@@ -197,10 +200,10 @@ class SequenceReader:
                 self._skip(key + value)
                 continue
             data = self._take(key + value, "a record")
-            content = data[key:]
+            content: Buffer = memoryview(data)[key:]
             if codec is not None:
                 try:
-                    content = codec.decompress(content, RECORD_LIMIT)
+                    content = codec.decompress(data[key:], RECORD_LIMIT)
                 except DataError as error:
                     self._damaged(str(error), at)
             yield Record(data[:key], content, at)
@@ -219,7 +222,7 @@ class SequenceReader:
             key_sizes = self._sizes(count, at)
             keys = self._buffer(at, "keys", sum(key_sizes))
             value_sizes = self._sizes(count, at)
-            values = self._buffer(at, "values", sum(value_sizes))
+            values = memoryview(self._buffer(at, "values", sum(value_sizes)))
             key_at = value_at = 0
             for number, (key, value) in enumerate(zip(key_sizes, value_sizes, strict=True)):
                 if number >= skip:

@@ -15,6 +15,9 @@ PACKAGE = "org.apache.hadoop.io."
 BYTES = PACKAGE + "BytesWritable"
 TEXT = PACKAGE + "Text"
 
+#: Bytes of a key or value, where they lie or as a copy.
+Buffer = bytes | memoryview
+
 #: Most bytes that a variable-length number takes.
 VINT_BYTES = 9
 
@@ -41,7 +44,7 @@ def vint_size(first: int) -> int:
     return -111 - signed if signed >= -120 else -119 - signed
 
 
-def read_vint(data: bytes | memoryview, offset: int = 0) -> tuple[int, int]:
+def read_vint(data: Buffer, offset: int = 0) -> tuple[int, int]:
     """The number at ``offset`` and the offset behind it.
 
     Raises:
@@ -70,8 +73,8 @@ def write_bytes(value: bytes) -> bytes:
     return struct.pack(">i", len(value)) + value
 
 
-def read_bytes(data: bytes) -> bytes:
-    """The content of a BytesWritable.
+def read_bytes(data: Buffer) -> Buffer:
+    """The content of a BytesWritable; a view where ``data`` is one.
 
     Raises:
         DataError: the length does not agree.
@@ -90,7 +93,7 @@ def write_text(value: str) -> bytes:
     return write_vint(len(data)) + data
 
 
-def read_text(data: bytes) -> str:
+def read_text(data: Buffer) -> str:
     """The content of a Text.
 
     Raises:
@@ -100,15 +103,15 @@ def read_text(data: bytes) -> str:
     if size != len(data) - start:
         raise DataError(f"a Text says {size} bytes and has {len(data) - start}")
     try:
-        return data[start:].decode("utf-8")
+        return bytes(data[start:]).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"a Text that is not UTF-8 (byte {error.start})") from error
 
 
-def _fixed(form: str) -> Callable[[bytes], Any]:
+def _fixed(form: str) -> Callable[[Buffer], Any]:
     layout = struct.Struct(form)
 
-    def read(data: bytes) -> Any:
+    def read(data: Buffer) -> Any:
         if len(data) != layout.size:
             raise DataError(f"{len(data)} bytes where {layout.size} are needed")
         return layout.unpack(data)[0]
@@ -116,20 +119,20 @@ def _fixed(form: str) -> Callable[[bytes], Any]:
     return read
 
 
-def _read_number(data: bytes) -> int:
+def _read_number(data: Buffer) -> int:
     value, end = read_vint(data)
     if end != len(data):
         raise DataError(f"{len(data) - end} bytes behind a number")
     return value
 
 
-def _read_null(data: bytes) -> None:
+def _read_null(data: Buffer) -> None:
     if data:
         raise DataError(f"{len(data)} bytes in a NullWritable, which has none")
 
 
-_READERS: dict[str, Callable[[bytes], Any]] = {
-    "BytesWritable": read_bytes,
+_READERS: dict[str, Callable[[Buffer], Any]] = {
+    "BytesWritable": lambda data: bytes(read_bytes(data)),
     "Text": read_text,
     "NullWritable": _read_null,
     "BooleanWritable": _fixed(">?"),
@@ -144,7 +147,7 @@ _READERS: dict[str, Callable[[bytes], Any]] = {
 }
 
 
-def read_writable(class_name: str, data: bytes) -> Any:
+def read_writable(class_name: str, data: Buffer) -> Any:
     """A key or value as a Python value; the bytes themselves where the class is none of Hadoop's simple ones.
 
     Args:
@@ -159,4 +162,4 @@ def read_writable(class_name: str, data: bytes) -> Any:
         5
     """
     read = _READERS.get(class_name.removeprefix(PACKAGE))
-    return data if read is None else read(data)
+    return bytes(data) if read is None else read(data)

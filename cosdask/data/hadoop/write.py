@@ -40,7 +40,8 @@ class SequenceWriter:
         >>> file = io.BytesIO()
         >>> with SequenceWriter(file, compression="block", codec="gzip") as writer:
         ...     writer.append(write_bytes(b"key"), write_bytes(b"value"))
-        >>> [record.value[4:] for record in SequenceReader(file, "example", len(file.getvalue())).records()]
+        >>> reader = SequenceReader(file, "example", len(file.getvalue()))
+        >>> [bytes(record.value[4:]) for record in reader.records()]
         [b'value']
     """
 
