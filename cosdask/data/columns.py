@@ -67,33 +67,58 @@ def cast_column(column: pa.Array, field: pa.Field, first: int, place: str, textu
     """A column as ``field`` wants it: numbers widened, texts parsed, lists of bytes made binary.
 
     Raises:
-        DataError: the column's type cannot be taken; names the column and the rows.
+        DataError: the column's type, or a row's value, cannot be taken; names the column, and the row where it is one.
     """
+    try:
+        return _cast(column, field, textual)
+    except _REFUSED as error:
+        raise _cannot(column, field, first, place, textual, error) from error
+
+
+_REFUSED = (pa.ArrowException, TypeError, ValueError)
+
+
+def _cast(column: pa.Array, field: pa.Field, textual: bool) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
     if column.type == field.type:
         return column
+    if pa.types.is_binary(field.type):
+        return _binary(column, textual)
+    if pa.types.is_struct(field.type) and pa.types.is_struct(column.type):
+        return _struct(column, field, textual)
+    if field.name == "label" and pa.types.is_floating(column.type):
+        column = column.cast(pa.int64())
+    # a float32 of a double is what a blob holds; whole numbers and texts must keep their value
+    return column.cast(field.type, safe=not (_is_float(column.type) and _is_float(field.type)))
+
+
+def _cannot(column: pa.Array, field: pa.Field, first: int, place: str, textual: bool, error: Exception) -> DataError:
+    """The error for a column: about the first row at fault where its type could be taken, else about them all."""
+    where: dict[str, object] = {"path": place, "column": field.name}
+    rows = f"rows from {first} on"
     try:
-        if pa.types.is_binary(field.type):
-            return _binary(column, textual)
-        if pa.types.is_struct(field.type) and pa.types.is_struct(column.type):
-            return _struct(column, field, first, place, textual)
-        if field.name == "label" and pa.types.is_floating(column.type):
-            column = column.cast(pa.int64())
-        # a float32 of a double is what a blob holds; whole numbers and texts must keep their value
-        return column.cast(field.type, safe=not (_is_float(column.type) and _is_float(field.type)))
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        for i in range(len(column) if len(column) > 1 else 0):  # which row is it?
-            cast_column(column.slice(i, 1), field, first + i, place, textual)
-        raise DataError(
-            f"{place}: rows from {first} on: the column {field.name!r} holds {column.type}, which cannot be read as "
-            f"{field.type}: {error}{_printed(column)}",
-            path=place,
-            column=field.name,
-            row=first,
-        ) from error
+        _cast(column.slice(0, 0), field, textual)
+    except _REFUSED:
+        return DataError(
+            f"{place}: {rows}: the column {field.name!r} holds {column.type}, which cannot be read as {field.type}: "
+            f"{error}{_printed(column)}",
+            **where,
+        )
+    for i in range(len(column)):
+        try:
+            _cast(column.slice(i, 1), field, textual)
+        except _REFUSED as own:
+            error, rows = own, f"row {first + i}"
+            where["row"] = first + i
+            break
+    return DataError(
+        f"{place}: {rows}: the column {field.name!r} holds {column.type}, and a value of it cannot be read as "
+        f"{field.type}: {error}",
+        **where,
+    )
 
 
 def _is_float(kind: pa.DataType) -> bool:
@@ -137,14 +162,13 @@ def _bytes_of_numbers(column: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(whole), [valid, pa.py_buffer(offsets), pa.py_buffer(pixels)])
 
 
-def _struct(column: pa.Array, field: pa.Field, first: int, place: str, textual: bool) -> pa.Array:
+def _struct(column: pa.Array, field: pa.Field, textual: bool) -> pa.Array:
     """A struct with just the fields of ``field``, cast each by itself; a null struct has null fields."""
     names = [column.type.field(at).name for at in range(column.type.num_fields)]
-    require_columns(names, f"{place}: column {field.name!r}", [part.name for part in field.type])
-    parts = [
-        cast_column(column.flatten()[names.index(part.name)], part.with_name(part.name), first, place, textual)
-        for part in field.type
-    ]
+    missing = [part.name for part in field.type if part.name not in names]
+    if missing:
+        raise ValueError(f"it has no field {missing[0]!r}, only {', '.join(names)}")
+    parts = [_cast(column.flatten()[names.index(part.name)], part, textual) for part in field.type]
     return pa.StructArray.from_arrays(parts, fields=list(field.type))
 
 

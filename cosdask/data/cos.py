@@ -122,7 +122,7 @@ class CosSource(Source):
     def _bad(self, rows: pa.RecordBatch, i: int, row: int, column: str, text: str) -> DataError:
         name = rows.column("id")[i].as_py()
         return DataError(
-            f'{self.place}: row {row} (id "{name}"), column {column!r}: {text}',
+            f'{self.place}: row {row} (id "{name}"): {text}',
             path=self.place,
             row=row,
             id=name,

@@ -15,12 +15,12 @@ from cosdask.data.leveldb import LevelDbSource
 from cosdask.data.lmdb import LmdbSource
 from cosdask.data.registered import USERS, RegisteredCosSource, RegisteredSource
 from cosdask.data.sequence import SequenceSource
+from cosdask.data.windows import WindowSource
 from cosdask.errors import ConfigError, DataError, did_you_mean
 from cosdask.proto import caffe_pb2
 
 #: The Java package whose class names CaffeOnSpark's prototxt files carry.
 _JAVA = "com.yahoo.ml.caffe."
-_LAYERS_NOT_YET = ("WindowData",)
 
 Opener = Callable[[caffe_pb2.LayerParameter, str, str | None, dict[str, Any]], Source]
 _CLASSES: dict[str, Opener] = {
@@ -37,7 +37,7 @@ _OWN = {
     "DataFrameSource": "CoSData",
 }
 
-_BY_TYPE: dict[str, Opener] = {"HDF5Data": Hdf5Source, "ImageData": ImageListSource}
+_BY_TYPE: dict[str, Opener] = {"HDF5Data": Hdf5Source, "ImageData": ImageListSource, "WindowData": WindowSource}
 #: Layer types that read rows from outside.
 DATA_LAYERS = ("Data", "MemoryData", "CoSData", "HDF5Data", "ImageData", "WindowData")
 
@@ -111,8 +111,6 @@ def _opener(layer: caffe_pb2.LayerParameter) -> Opener:
         return _BY_TYPE[layer.type]
     if layer.type == "Data":
         return LevelDbSource if layer.data_param.backend == caffe_pb2.DataParameter.LEVELDB else LmdbSource
-    if layer.type in _LAYERS_NOT_YET:
-        raise DataError(f"{where}: layers of type {layer.type} cannot be read yet", layer=layer.name)
     if layer.type not in ("MemoryData", "CoSData"):
         raise DataError(f"{where}: {layer.type} is no data layer; those are {', '.join(DATA_LAYERS)}", layer=layer.name)
     return _by_class(layer, where)

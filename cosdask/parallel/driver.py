@@ -16,6 +16,15 @@ from cosdask.config import Config
 from cosdask.errors import ConfigError, GroupError
 from cosdask.nn import allow_python_layers
 from cosdask.parallel import evaluate, features, prepare
+from cosdask.parallel.frame_input import (
+    FrameInput,
+    RunInputs,
+    all_reads,
+    as_dask,
+    evaluation_reads,
+    given_spec,
+    train_reads,
+)
 from cosdask.parallel.group import Member, check_data, check_free, results_of, scheduler_address, wait_for_members
 from cosdask.parallel.job import Job
 from cosdask.parallel.plugins import dump_plugins
@@ -24,7 +33,7 @@ from cosdask.parallel.results import TrainResult
 from cosdask.parallel.run import Run
 from cosdask.parallel.scaling import scale
 from cosdask.parallel.snapshots import newest_whole
-from cosdask.parallel.sources import source_options, source_spec
+from cosdask.parallel.sources import data_layer, dataframe_of, source_options, source_spec
 from cosdask.proto import caffe_pb2, read_solver, to_text
 from cosdask.solver import solver_seed
 from cosdask.storage import RunFolder, join, run_folder_for
@@ -138,17 +147,21 @@ class CaffeOnDask:
         members = self._members(client)
         # a run that its client left may still be going on, and writes one more snapshot when told to end
         check_free(client, members, take_over=prepare.absolute(config.model) if config.resume else "")
+        order = None
         if config.resume:
             config, param.random_seed = _resumed(config, folder)
+            order = folder.read_run()["source"].get("table", {}).get("pieces")
         factor = scale(param, config, len(members) * config.devices)
-        job = replace(self._job(client, config, param, members, source, validation, validate), lr_scale=factor)
-        if not self.config.resume:
-            folder.reset()
-        folder.write_run(_run_description(config, job, members))
-        run = Run(client, job.topic, folder, self._listeners(folder))
-        with run:
-            Recovery(client, config, job, members, run).to_the_end()
-            run.wait_for_end()
+        with RunInputs() as inputs:
+            job = self._job(client, config, param, members, source, validation, validate, inputs, order)
+            job = replace(job, lr_scale=factor)
+            if not self.config.resume:
+                folder.reset()
+            folder.write_run(_run_description(config, job, members))
+            run = Run(client, job.topic, folder, self._listeners(folder))
+            with run:
+                Recovery(client, config, job, members, run, inputs.ready).to_the_end()
+                run.wait_for_end()
         result = run.record.result(job.solver, job.model, folder.url)
         result.stopped_early = run.early
         if result.status != "done":
@@ -171,10 +184,22 @@ class CaffeOnDask:
         source: Any,
         validation: Any,
         validate: bool,
+        inputs: RunInputs,
+        order: Any,
     ) -> Job:
         """Everything the ranks need; what is wrong with nets or data is raised here, before they start."""
         solver = to_text(param)
-        given = None if source is None else source_spec(client, source, solver, "TRAIN", source_options(config))
+        options = source_options(config)
+        given = None
+        if (frame := dataframe_of(source)) is not None:
+            layer = data_layer(solver, "TRAIN")
+            whole = as_dask(frame, len(members))
+            reads = train_reads(config.devices)
+            rows = FrameInput(client, whole, layer, "TRAIN", options, members, reads, order)
+            inputs.given["TRAIN"] = rows
+            given = rows.spec(members)
+        elif source is not None:
+            given = source_spec(client, source, solver, "TRAIN", options)
         weights = ",".join(prepare.absolute(path.strip()) for path in config.weights.split(",") if path.strip())
         inspection = client.submit(
             prepare.inspect_training,
@@ -188,8 +213,12 @@ class CaffeOnDask:
         )
         (found,) = results_of([inspection])
         tests = found["tests"]
-        if validate and validation is not None:
-            tests = [source_spec(client, validation, solver, "TEST", source_options(config))]
+        if validate and (frame := dataframe_of(validation)) is not None:
+            layer, whole = data_layer(solver, "TEST"), as_dask(frame, len(members))
+            inputs.given["TEST"] = FrameInput(client, whole, layer, "TEST", options, members, all_reads)
+            tests = [inputs.given["TEST"].spec(members)]
+        elif validate and validation is not None:
+            tests = [source_spec(client, validation, solver, "TEST", options)]
         check_data(client, members, [found["source"], *tests])
         return Job(
             run_id=uuid.uuid4().hex[:12],
@@ -219,7 +248,14 @@ class CaffeOnDask:
     def _test(self, client: Client, source: Any) -> dict[str, Any]:
         self.config.check("test")
         members = self._members(client)
-        return evaluate.test(client, self._evaluation(client, source), members)
+        frame = dataframe_of(source)
+        if frame is None:
+            return evaluate.test(client, self._evaluation(client, source), members)
+        options, layer = source_options(self.config), data_layer(self._solver_text(), "TEST")
+        with RunInputs() as inputs:
+            rows = FrameInput(client, as_dask(frame, len(members)), layer, "TEST", options, members, evaluation_reads)
+            inputs.given["TEST"] = rows
+            return evaluate.test(client, self._evaluation(client, rows.spec(members)), members)
 
     def _features(self, client: Client, source: Any, blobs: Sequence[str] | None) -> Any:
         self.config.check("features")
@@ -229,15 +265,25 @@ class CaffeOnDask:
         if self.config.label and self.config.label not in names:
             names.append(self.config.label)
         workers = len(self._members(client))
+        frame = dataframe_of(source)
+        if frame is not None:
+            frame = as_dask(frame, workers)
+            layer = data_layer(self._solver_text(), "TEST")
+            source = given_spec(client, frame, layer, source_options(self.config))
         checked = client.submit(features.check_blobs, self._evaluation(client, source), names, pure=False)
         (evaluation,) = results_of([checked])
+        if frame is not None:
+            return features.features_of_frame(evaluation, frame, names)
         return features.features(evaluation, names, workers)
 
+    def _solver_text(self) -> str:
+        return to_text(prepare.self_contained(self._solver(), self.config.conf, ""))
+
     def _evaluation(self, client: Client, source: Any) -> evaluate.Evaluation:
-        param = prepare.self_contained(self._solver(), self.config.conf, "")
-        solver, model = to_text(param), prepare.absolute(self.config.model)
-        spec = source_spec(client, source, solver, "TEST", source_options(self.config))
+        """The TEST net with its weights and rows; ``source`` may be a specification already."""
+        solver, model = self._solver_text(), prepare.absolute(self.config.model)
         options, precision = source_options(self.config), self.config.precision
+        spec = source if isinstance(source, dict) else source_spec(client, source, solver, "TEST", options)
         inspection = client.submit(
             evaluate.inspect_test, solver, model, spec, options, dump_plugins(), precision, pure=False
         )

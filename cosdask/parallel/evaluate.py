@@ -17,6 +17,7 @@ from cosdask.errors import ConfigError, DataError
 from cosdask.nn.net import Net
 from cosdask.nn.partition import hash_of
 from cosdask.parallel.counting import counted
+from cosdask.parallel.frame_input import GIVEN, given_source
 from cosdask.parallel.group import Member, check_data, results_of
 from cosdask.parallel.plugins import load_plugins
 from cosdask.proto import parse_solver
@@ -61,9 +62,14 @@ def _opened(evaluation: Evaluation) -> tuple[Net, Source, Evaluator]:
     found = hash_of(evaluation.model)
     if found != evaluation.digest:
         raise DataError(f"{evaluation.model}: has changed since the work began.", path=evaluation.model)
-    source = Source.from_spec(json.loads(evaluation.spec))
+    source = _source_of(json.loads(evaluation.spec))
     net = _test_net(evaluation.solver, evaluation.model, source, evaluation.precision)
     return net, source, Evaluator(net, source)
+
+
+def _source_of(spec: dict[str, Any]) -> Source:
+    source: Source = given_source(spec) if spec["kind"] == GIVEN else Source.from_spec(spec)
+    return source
 
 
 def _test_net(solver: str, model: str, source: Source | None, precision: str) -> Net:
@@ -81,10 +87,10 @@ def inspect_test(
 ) -> Evaluation:
     """On a worker: build the net, load the weights, find and count the rows; what is wrong is raised here."""
     load_plugins(plugins)
-    given = None if spec is None else Source.from_spec(spec)
+    given = None if spec is None else _source_of(spec)
     net = _test_net(solver, model, given, precision)
     source = given if given is not None else counted(get_source(net, phase="TEST", options=options))
-    text = json.dumps(source.spec())
+    text = json.dumps(spec if spec is not None and spec["kind"] == GIVEN else source.spec())
     return Evaluation(solver, model, hash_of(model), text, source.rows, source.batch_size, plugins, precision)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cosdask.data import Segment, Skips, take
+from cosdask.data import Segment, Skips, Source, take
 from cosdask.data.skips import LISTED, in_words
 from cosdask.errors import DataError, NetError, did_you_mean
+from cosdask.nn.net import Net
 from cosdask.nn.partition import CELL, cells, forward_rows
 from cosdask.parallel.evaluate import Evaluation
+from cosdask.parallel.frame_input import given_source
 
 _LOG = logging.getLogger(__name__)
 #: partitions a worker, so that uneven workers even out
@@ -41,6 +44,12 @@ def features(evaluation: Evaluation, blobs: Sequence[str], workers: int) -> Any:
     )
 
 
+def features_of_frame(evaluation: Evaluation, frame: Any, blobs: Sequence[str]) -> Any:
+    """The same over a dask dataframe's own partitions, each where it lies, in the dataframe's order."""
+    meta = _frame([], _no_rows(blobs), blobs)
+    return frame.map_partitions(feature_frame, evaluation, tuple(blobs), meta=meta)
+
+
 def check_blobs(evaluation: Evaluation, blobs: Sequence[str]) -> Evaluation:
     """On a worker: refuse blobs that the net lacks, with the nearest names."""
     net, _, _ = evaluation.open()
@@ -57,7 +66,22 @@ def feature_rows(rows: tuple[int, int], evaluation: Evaluation, blobs: tuple[str
         DataError: where other than ``stop - start`` rows came out.
     """
     net, source, _ = evaluation.open()
-    start, stop = rows
+    return _features(net, source, *rows, blobs)
+
+
+def feature_frame(frame: pd.DataFrame, evaluation: Evaluation, blobs: tuple[str, ...]) -> pd.DataFrame:
+    """On a worker: the features of one partition of a dataframe.
+
+    Raises:
+        DataError: rows that cannot be read.
+    """
+    net, _, _ = evaluation.open()
+    if not len(frame):
+        return _frame([], _no_rows(blobs), blobs)
+    return _features(net, given_source(json.loads(evaluation.spec), frame), 0, len(frame), blobs)
+
+
+def _features(net: Net, source: Source, start: int, stop: int, blobs: Sequence[str]) -> pd.DataFrame:
     ids: list[str] = []
     parts: list[list[np.ndarray]] = []
     skips = Skips()

@@ -189,11 +189,14 @@ def results_of(futures: list[Future]) -> list[Any]:
 
 
 def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]]) -> None:
-    """Every member must see the data.
+    """Every member must see the data; rows that were brought to the workers one by one need no look.
 
     Raises:
         DataError: naming the host and path, with the remedy.
     """
+    specs = [spec for spec in specs if not spec.get("table")]
+    if not specs:
+        return
     futures = [
         client.submit(
             check_visible,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from distributed import Client
@@ -36,6 +37,7 @@ class Recovery:
         job: what the first group does.
         members: the first group's workers.
         run: is told of every restart.
+        ready: makes a group's job ready for its members; called before each group.
     """
 
     client: Client
@@ -43,6 +45,7 @@ class Recovery:
     job: Job
     members: list[Member]
     run: Run
+    ready: Callable[[Job, list[Member]], Job] = lambda job, members: job
 
     def to_the_end(self) -> None:
         """Run groups until one ends as it should.
@@ -57,6 +60,7 @@ class Recovery:
         for generation in itertools.count():
             job = replace(self.job, generation=generation)
             try:
+                job = self.ready(job, self.members)
                 results = self._generation(job).run()
                 told = [result for result in results if result["status"] == "preempted"]
                 if not told:

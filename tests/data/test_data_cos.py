@@ -183,7 +183,7 @@ def test_resize_goes_before_the_crop(tmp_path: Path) -> None:
     batch = next(open_source(layer, "TRAIN", options={"resize": True}).batches())
     np.testing.assert_array_equal(batch["encoded"], np.full((3, 3, 4, 4), 7, np.float32))
     tops = {"encoded": f"type: ENCODED_IMAGE {IMAGE} transform_param {{ }}"}
-    with pytest.raises(DataError, match=r"row 0 .*'c_encoded': an image of 20 x 30 where 6 x 5 .*resize"):
+    with pytest.raises(DataError, match=r"row 0 .*an image of 20 x 30 where 6 x 5 .*resize.*column 'c_encoded'"):
         next(open_source(cos_layer(tmp_path / "rows.parquet", tops)).batches())
 
 
@@ -257,7 +257,11 @@ INTS = "type: INT_ARRAY channels: 3 sample_num_axes: 1"
 @pytest.mark.parametrize(
     ("block", "cells", "message"),
     [
-        (INTS, [[1, 2, 3], [1, 2]], r"row 1 \(id \"\"\), column 'c_x': an array of 2 numbers where 3"),
+        (
+            INTS,
+            [[1, 2, 3], [1, 2]],
+            r"row 1 \(id \"\"\): an array of 2 numbers where 3 .*\(partition 0, column 'c_x'\)",
+        ),
         (INTS, [[1, 2, 3], [1, 2, 3, 4]], "row 1 .*an array of 4 numbers where 3"),
         (INTS, [[1, 2, 3], None], "row 1 .*the cell is empty"),
         (INTS, [[1, 2, 3], [1, None, 3]], "row 1 .*a number in the array is missing"),
@@ -276,7 +280,7 @@ INTS = "type: INT_ARRAY channels: 3 sample_num_axes: 1"
         (
             "type: ENCODED_IMAGE_WITH_DIM channels: 1 height: 6 width: 5 transform_param { }",
             [{"image": b"x", "height": 5}],
-            "column 'c_x': no column 'width'",
+            "column 'c_x' .*it has no field 'width', only",
         ),
     ],
 )
@@ -285,6 +289,23 @@ def test_bad_cells_are_named(block: str, cells: list[Any], message: str, tmp_pat
     pq.write_table(pa.table({"c_x": cells}), tmp_path / "rows.parquet")
     with pytest.raises(DataError, match=message):
         list(open_source(cos_layer(tmp_path / "rows.parquet", {"x": block}), "TEST").batches(epochs=1))
+
+
+def test_bad_rows_may_be_skipped(tmp_path: Path) -> None:
+    """What cannot be read is left out and listed with its row and column; labels and images stay side by side."""
+    images = [png(image) for image in pictures(6)]
+    images[2] = b"no image"
+    numbers = ["0", "1", "2", "x", "4", "5"]
+    lines = [json.dumps({"c_a": base64.b64encode(a).decode(), "c_b": b}) for a, b in zip(images, numbers, strict=True)]
+    (tmp_path / "rows.json").write_text("\n".join(lines))
+    tops = {"a": TOPS["encoded"], "b": f"type: INT {ONE}"}
+    layer = cos_layer(tmp_path / "rows.json", tops, more='dataframe_format: "json"')
+    source = open_source(layer, "TEST", options={"on_bad_rows": "skip"})
+    batches = list(source.batches(epochs=1))
+    assert np.concatenate([batch["b"].ravel() for batch in batches]).tolist() == [0, 1, 4, 5]
+    found = np.concatenate([batch["a"] for batch in batches])
+    np.testing.assert_array_equal(found, wanted(6)["encoded"][[0, 1, 4, 5]])
+    assert [(bad.row, bad.column) for bad in source.skips.rows] == [(2, "c_a"), (3, "c_b")]
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:

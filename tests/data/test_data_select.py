@@ -116,7 +116,6 @@ def test_what_cannot_be_found_is_named(folder: Path, tmp_path: Path) -> None:
             ConfigError,
             "goes with .*MemoryData",
         ),
-        ('type: "WindowData"', DataError, "yet"),
         ('type: "Convolution"', DataError, "is no data layer"),
     ],
 )

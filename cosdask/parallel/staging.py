@@ -1,0 +1,64 @@
+"""On a Dask worker: its dataframe partitions as Arrow files beside it, and slices of them for other workers.
+
+These functions run as short tasks before ranks start; what they give back is small but for :func:`read_slice`, whose
+rows go from worker to worker.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from distributed import get_worker
+
+from cosdask.data import arrow_table
+from cosdask.data.staged import read_rows, write_rows
+from cosdask.errors import DataError
+
+
+def folder_of(stage: str) -> Path:
+    """Where this worker keeps the files of a stage; gone with the worker at the latest."""
+    return Path(get_worker().local_directory) / f"cosdask-rows-{stage}"
+
+
+def write_part(frame: pd.DataFrame, stage: str, part: int) -> dict[str, Any]:
+    """Write one partition as an Arrow file.
+
+    Returns:
+        ``address`` of this worker, ``path``, ``rows``, ``bytes``.
+
+    Raises:
+        DataError: Dask has turned a column into text, or a column holds what Arrow cannot.
+    """
+    try:
+        table = arrow_table(frame)
+    except DataError as error:
+        raise DataError(f"partition {part} of the dataframe: {error.message}", **error.where, part=part) from error
+    path = folder_of(stage) / f"{part:06d}.arrow"
+    write_rows(str(path), table)
+    return {"address": get_worker().address, "path": str(path), "rows": table.num_rows, "bytes": table.nbytes}
+
+
+def read_slice(path: str, start: int, stop: int) -> pa.Table | None:
+    """Rows of a file of this worker, to be sent to another; None where the file is not here any more."""
+    if not Path(path).exists():
+        return None
+    return pa.Table.from_batches(list(read_rows(path, start, stop - start)))
+
+
+def write_slice(rows: pa.Table | None, stage: str, part: int, start: int) -> dict[str, Any] | None:
+    """Write rows that came from another worker: those of ``part`` from row ``start`` on."""
+    if rows is None:
+        return None
+    stop = start + rows.num_rows
+    path = folder_of(stage) / f"{part:06d}-{start}-{stop}.arrow"
+    write_rows(str(path), rows)
+    return {"address": get_worker().address, "path": str(path), "start": start, "stop": stop}
+
+
+def remove_stage(stage: str, dask_worker: Any = None) -> None:
+    """Remove a stage's files from this worker, if there are any."""
+    shutil.rmtree(Path(dask_worker.local_directory) / f"cosdask-rows-{stage}", ignore_errors=True)

@@ -1,0 +1,192 @@
+"""A user's own dask dataframe: rows stay where they are, each counts once, and a death changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from conftest_parallel import config
+from distributed import Client, wait
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import Problem, digits, make_problem
+from test_driver import Listener
+
+import cosdask
+from cosdask.data import write_parquet
+from cosdask.errors import DataError
+from cosdask.events import Progress, Restarted
+from cosdask.parallel.frame_input import evaluation_reads, train_reads
+from cosdask.parallel.frames import StagedFrame, order_pieces
+from cosdask.parallel.group import wait_for_members
+
+ROWS = 103
+
+
+@given(st.data())
+def test_pieces_hold_each_row_once_and_only_the_surplus_moves(data: st.DataObject) -> None:
+    """Invariant 3, and item 4 of the data issue: what a worker holds and may read, it reads."""
+    rows = dict(enumerate(data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=12))))
+    workers = data.draw(st.integers(1, 4))
+    place = {part: data.draw(st.integers(-1, workers - 1)) for part in rows}
+    held = [[part for part in rows if place[part] == worker] for worker in range(workers)]
+    loose = [part for part in rows if place[part] < 0]
+    total = sum(rows.values())
+    shares = [total // workers + (worker < total % workers) for worker in range(workers)]
+    pieces = order_pieces(held, loose, rows, shares)
+    assert sorted((part, row) for part, start, stop in pieces for row in range(start, stop)) == [
+        (part, row) for part, count in rows.items() for row in range(count)
+    ]
+    readers = np.repeat(np.arange(workers), shares).tolist()
+    read = [(part, readers.pop(0)) for part, start, stop in pieces for _ in range(start, stop)]
+    for worker in range(workers):
+        own = sum(1 for part, reader in read if reader == worker and place[part] == worker)
+        assert own == min(shares[worker], sum(rows[part] for part in held[worker]))
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 2))
+def test_members_have_what_they_read(rows: int, members: int, devices: int) -> None:
+    """Every epoch's range of every rank is within the ranges that its member is brought, which are hardly more."""
+    from cosdask.data import RowPlan
+
+    reads = train_reads(devices)(rows, members)
+    plan = RowPlan(rows, members * devices)
+    for epoch in range(2 * members * devices):
+        for rank in range(members * devices):
+            mine = {row for low, high in reads[rank // devices] for row in range(low, high)}
+            segment = plan.range(rank, epoch)
+            assert set(range(segment.start, segment.stop)) <= mine
+            assert len(mine) <= devices * -(-rows // (members * devices)) + members * devices
+    tested = sorted(row for own in evaluation_reads(rows, members) for low, high in own for row in range(low, high))
+    assert tested == list(range(rows))
+
+
+def rows_of(first: int, stop: int) -> pd.DataFrame:
+    """Rows ``first`` to ``stop`` of the test's data set, with the Arrow types that Dask keeps."""
+    images, labels = digits(ROWS)
+    columns = {
+        "id": [f"{row:08d}" for row in range(ROWS)],
+        "label": [str(label) for label in labels],
+        "data": [image.tobytes() for image in images],
+    }
+    return pa.table(columns).slice(first, stop - first).to_pandas(types_mapper=pd.ArrowDtype)
+
+
+@pytest.fixture
+def memory_problem(tmp_path: Path) -> Problem:
+    """A problem whose TRAIN and TEST layers take dataframes; ``rows.parquet`` holds all rows."""
+    made = make_problem(tmp_path / "problem", rows=10, test_rows=10, settings="max_iter: 24 snapshot: 10 test_iter: 2")
+    text = (made.folder / "net.prototxt").read_text()
+    layer = """layer { name: "data" type: "MemoryData" top: "data" top: "label" source_class: "ImageDataFrame"
+      transform_param { scale: 0.00390625 }
+      memory_data_param { source: "rows.parquet" batch_size: 8 channels: 1 height: 12 width: 12 } }
+    """
+    (made.folder / "net.prototxt").write_text(layer + text[text.index('layer { name: "conv1"') :])
+    write_parquet(made.folder / "rows.parquet", *digits(ROWS), rows_per_group=20)
+    return made
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any], tolerance: float = 0.0) -> None:
+    """Weights by layer."""
+    for name, blobs in wanted.items():
+        for mine, other in zip(found[name], blobs, strict=True):
+            np.testing.assert_allclose(mine, other, rtol=tolerance, atol=tolerance)
+
+
+def uneven(client: Client, sizes: list[list[int]]) -> tuple[dd.DataFrame, list[int]]:
+    """A frame that lies on the workers: for each worker, in rank order, the rows of its partitions."""
+    members = wait_for_members(client, 3, None, 30)
+    order = sorted((k, worker) for worker, own in enumerate(sizes) for k in range(len(own)))  # interleaved
+    futures, start, workers = [], 0, []
+    for k, worker in order:
+        stop = start + sizes[worker][k]
+        where = {"workers": [members[worker].address], "allow_other_workers": True}
+        futures.append(client.submit(rows_of, start, stop, pure=False, **where))
+        workers.append(worker)
+        start = stop
+    assert start == ROWS
+    frame = dd.from_delayed(futures, meta=rows_of(0, 0), verify_meta=False).persist()
+    wait(frame)
+    return frame, workers
+
+
+def test_partitions_are_used_where_they_are(client: Client) -> None:
+    """Of a frame that lies unevenly on three workers, hardly more than the surplus moves."""
+    frame, _ = uneven(client, [[30, 20], [10, 15, 5], [23]])
+    members = wait_for_members(client, 3, None, 30)
+    staged = StagedFrame(client, frame, members, lambda rows: [35, 34, 34])
+    try:
+        staged.place(members, train_reads(1)(ROWS, 3))
+        surplus = 50 - 35
+        assert surplus <= staged.moved <= surplus + 6  # ranges shift by a row or two from epoch to epoch
+        files = {file.path for file in staged.table.files}
+        assert len(files) >= 6
+        before = staged.moved
+        staged.place(members, train_reads(1)(ROWS, 3))
+        assert staged.moved == before
+    finally:
+        staged.close()
+    assert not any(Path(path).exists() for path in files)
+
+
+def test_a_lazy_frame_trains_as_its_rows_in_order_would(client: Client, memory_problem: Problem) -> None:
+    """Invariant 2: three workers on a dask frame make the weights of Solver(ranks=3) on the same rows."""
+    frame = dd.from_pandas(rows_of(0, ROWS), npartitions=7)
+    found = cosdask.CaffeOnDask(client, config(memory_problem)).train(frame).params
+    with cosdask.Solver(memory_problem.solver, ranks=3) as solver:
+        solver.step(24)
+        assert_same(found, solver.net.to_blobs(solver.net.params), 1e-5)
+
+
+@pytest.mark.slow
+def test_a_death_changes_nothing_but_time(client: Client, memory_problem: Problem, tmp_path: Path) -> None:
+    """Invariant 5: the lost worker's rows are computed again in the same order; a resumed run keeps the order too."""
+    frame, _ = uneven(client, [[30, 20], [10, 15, 5], [23]])
+    whole = cosdask.CaffeOnDask(client, config(memory_problem)).train(frame).params
+    address = wait_for_members(client, 3, None, 30)[1].address
+    pid = client.run(os.getpid, workers=[address])[address]
+    # what is written to run.json is the order in which the rows were read
+    settings = config(memory_problem, model=str(tmp_path / "again.caffemodel"))
+    listener = Listener(Progress, lambda: os.kill(pid, signal.SIGKILL))
+    result = cosdask.CaffeOnDask(client, settings, consumers=[listener]).train(frame)
+    assert len(listener.of(Restarted)) == 1
+    assert_same(result.params, whole)
+    client.wait_for_workers(3, timeout=60)
+
+
+def test_validation_test_and_features_of_frames(client: Client, memory_problem: Problem) -> None:
+    """Invariant 3: every row once, in the frame's order, whatever the partitions; the same as from the file."""
+    parts = [rows_of(0, 40), rows_of(40, 40), rows_of(40, 41), rows_of(41, ROWS)]
+    frame = dd.from_delayed([client.submit(lambda part: part, part) for part in parts], meta=parts[1])
+    cos = cosdask.CaffeOnDask(client, config(memory_problem, features="ip2", label="label"))
+    validation = cos.train_with_validation(frame, rows_of(0, 50))
+    assert len(validation) and np.isfinite(validation["loss"]).all()
+    assert cos.test(frame) == pytest.approx(cos.test(), rel=1e-5)
+    lazy = cos.features(frame)
+    assert isinstance(lazy, dd.DataFrame) and lazy.npartitions == 4
+    found, wanted = lazy.compute(), cos.features().compute()
+    assert found["SampleID"].tolist() == wanted["SampleID"].tolist() == [f"{row:08d}" for row in range(ROWS)]
+    np.testing.assert_allclose(
+        np.stack(found["ip2"].to_numpy()), np.stack(wanted["ip2"].to_numpy()), rtol=1e-5, atol=1e-6
+    )
+    assert found["label"].tolist() == wanted["label"].tolist()
+
+
+def test_columns_that_dask_made_text_are_refused(client: Client, memory_problem: Problem) -> None:
+    """The error says what happened and what to do, before any rank starts."""
+    rows = rows_of(0, 20).astype(object)
+    text = dd.from_pandas(rows.assign(data=[str(cell) for cell in rows["data"]]), npartitions=2)
+    for verb in ("train", "test"):
+        with pytest.raises(
+            DataError, match=r"partition \d of the dataframe.*Dask turned the column into text.*ArrowDtype"
+        ):
+            getattr(cosdask.CaffeOnDask(client, config(memory_problem)), verb)(text)
+    with pytest.raises(DataError, match="no rows"):
+        cosdask.CaffeOnDask(client, config(memory_problem)).train(dd.from_pandas(rows_of(0, 0), npartitions=1))
