@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from cosdask.parallel import CaffeOnDask, TrainResult
     from cosdask.proto.net_spec import NetSpec, layers, params
     from cosdask.solver import Solver
-    from cosdask.view import Callbacks, EarlyStop, StopTraining, TensorBoard
+    from cosdask.view import (
+        Callbacks,
+        EarlyStop,
+        StopTraining,
+        TensorBoard,
+        show_captions,
+        show_df,
+        show_network,
+    )
 
 __version__ = "0.1.0"
 
@@ -49,6 +57,9 @@ _PLACES = {
     "params": "cosdask.proto.net_spec",
     "register_layer": "cosdask.nn",
     "register_source": "cosdask.data",
+    "show_captions": "cosdask.view",
+    "show_df": "cosdask.view",
+    "show_network": "cosdask.view",
 }
 _MODULES = ("errors", "proto")
 
@@ -77,6 +88,9 @@ __all__ = [
     "proto",
     "register_layer",
     "register_source",
+    "show_captions",
+    "show_df",
+    "show_network",
 ]
 
 

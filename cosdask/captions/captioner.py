@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from cosdask.captions.pictures import BORDER, MEAN, image_bytes, prepare_image
+from cosdask.captions.pictures import BORDER, MEAN, prepare_image
 from cosdask.captions.search import Sentences, States, beam_words, best_of, choose_words
 from cosdask.captions.vocab import Vocab
+from cosdask.data.cells import image_bytes
 from cosdask.device import compile_function
 from cosdask.errors import ConfigError, CosdaskError, DataError, NetError, WeightsError, did_you_mean
 from cosdask.nn import Net

@@ -10,7 +10,7 @@ import numpy as np
 from cosdask.data.decode import COLOR, decode_image, resize_image
 from cosdask.errors import DataError
 
-__all__ = ["BORDER", "MEAN", "image_bytes", "prepare_image"]
+__all__ = ["BORDER", "MEAN", "prepare_image"]
 
 #: Share of an image's height and width that is cut off on each side: what is left of 256 pixels is a crop of 227.
 BORDER = 0.056640625
@@ -57,23 +57,3 @@ def _pixels(image: Any) -> np.ndarray:
     if array.ndim == 2 or array.shape[2] == 1:
         return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
     return array[:, :, 2::-1]
-
-
-def image_bytes(cell: Any) -> Any:
-    """The image file in a cell: bytes, a list of numbers as some writers keep bytes, or ``image`` of a struct.
-
-    Raises:
-        DataError: a cell of another kind.
-    """
-    if hasattr(cell, "as_py"):
-        cell = cell.as_py()
-    if isinstance(cell, dict):
-        if "image" not in cell:
-            raise DataError(f'a cell with the fields {", ".join(cell)} has no "image"')
-        cell = cell["image"]
-    if isinstance(cell, list | tuple) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
-        # Spark's bytes have signs
-        return bytes(int(value) & 0xFF for value in cell)
-    if not isinstance(cell, bytes | bytearray | memoryview):
-        raise DataError(f"a cell with an image holds bytes, or a struct with image, not {type(cell).__name__}")
-    return bytes(cell)

@@ -67,6 +67,19 @@ def _check_end(data: bytes) -> None:
         raise DataError(f"a JPEG image that is cut short: {len(data)} bytes without its end")
 
 
+def encode_image(image: np.ndarray, kind: str) -> bytes:
+    """The bytes of an image file.
+
+    Args:
+        image: uint8 (height, width, channels), BGR when there are three.
+        kind: ``"png"`` or ``"jpeg"``.
+    """
+    done, data = cv2.imencode(f".{kind}", image)
+    if not done:
+        raise DataError(f"an array of shape {image.shape} cannot be written as {kind}")
+    return bytes(data)
+
+
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear resize of uint8 (h, w, channels); the image itself when it has the size already."""
     if image.shape[:2] == (height, width):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +42,9 @@ class Run:
         self._consumers: list[Consumer] = [self.record, *consumers]
 
     def __enter__(self) -> None:
+        # Events come in the client's own thread. What views write belongs to the notebook cell that waits for the run,
+        # and notebooks know the cell by the context.
+        self._context = contextvars.copy_context()
         self._client.subscribe_topic(self._topic, self._handle)
 
     def __exit__(self, *_: object) -> None:
@@ -51,7 +55,7 @@ class Run:
 
     def _handle(self, message: Any) -> None:
         _, record = message
-        self._spread(from_dict(record))
+        self._context.run(self._spread, from_dict(record))
 
     def _spread(self, event: Event) -> None:
         for consumer in self._consumers:
