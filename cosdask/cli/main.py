@@ -19,6 +19,7 @@ VERBS = {
     "features": "write blobs of a trained model for every row of its TEST data",
     "sandbox": "a small real Hadoop on this machine, for trying everything",
     "predict": "classify image files with a trained model",
+    "caption": "say what is on the images of a table, with a trained LRCN net",
     "show": "show a net's layers, shapes, weights and memory in a table",
     "time": "time a net's layers, forward and backward",
     "draw": "draw a net into an SVG, PNG or PDF file",

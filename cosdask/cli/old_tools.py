@@ -11,6 +11,7 @@ from cosdask.cli import clusters
 from cosdask.cli.bars import RowBar
 from cosdask.config import Config, FlagParser
 from cosdask.errors import ConfigError
+from cosdask.storage import join
 
 _JAVA = "com.yahoo.ml.caffe.tools."
 
@@ -93,6 +94,52 @@ def _lmdb_to(name: str, kind: str | None) -> Callable[[Sequence[str]], int]:
         return _convert(rows, kind or config.outputFormat, config, cluster, parts=config.lmdb_partitions)
 
     return tool
+
+
+_COCO_FLAGS = (
+    "captionFile", "imageRoot", "output", "imageCaptionDFDir", "vocabDir", "vocabSize", "embeddingDFDir",
+    "captionLength", "outputFormat",
+)  # fmt: skip
+
+
+def _coco(words: Sequence[str]) -> int:
+    """CaffeOnSpark's CocoDataSetConverter."""
+    about = "Write captions in COCO's JSON as a caption table, a vocabulary, and the rows that LRCN is trained on."
+    usage = "-captionFile JSON -imageRoot DIR -output DIR -imageCaptionDFDir NAME -vocabDir NAME -embeddingDFDir NAME"
+    flags = _parser("CocoDataSetConverter", about, f"{usage} [flags]")
+    flags.add_options(_COCO_FLAGS, "CaffeOnSpark's flags")
+    given = vars(flags.parse(words))
+    cluster = given.pop("cluster")
+    config = Config(**given)
+    if not config.captionFile:
+        raise ConfigError("no captions: name COCO's JSON with -captionFile", option="captionFile")
+    if not config.output:
+        raise ConfigError("no place for the tables: name their folder with -output", option="output")
+    from cosdask.captions import convert_coco
+    from cosdask.convert.inputs import absolute
+
+    names = {name: getattr(config, name) for name in ("imageCaptionDFDir", "vocabDir", "embeddingDFDir")}
+    places = {name: join(absolute(config.output), part) if part else "" for name, part in names.items()}
+    with clusters.connect(cluster, config):
+        done = convert_coco(
+            absolute(config.captionFile),
+            absolute(config.imageRoot) if config.imageRoot else "",
+            captions=places["imageCaptionDFDir"],
+            vocab=places["vocabDir"],
+            embedded=places["embeddingDFDir"],
+            vocab_size=config.vocabSize,
+            length=config.captionLength,
+            form=config.outputFormat,
+            overwrite=config.overwrite,
+        )
+    if config.imageCaptionDFDir:
+        print(f"captions: {join(config.output, config.imageCaptionDFDir)} ({done.captions} rows)")
+    if done.vocab is not None:
+        place = join(config.output, config.vocabDir) if config.vocabDir else "(not saved)"
+        print(f"vocabulary: {place} ({done.vocab.classes} classes{', used as it was' if done.vocab_reused else ''})")
+    if config.embeddingDFDir:
+        print(f"embedded: {join(config.output, config.embeddingDFDir)} ({done.embedded} rows)")
+    return 0
 
 
 def _convert(rows: Any, kind: str, config: Config, cluster: str, **settings: Any) -> int:
@@ -221,6 +268,7 @@ TOOLS: dict[str, Callable[[Sequence[str]], int]] = {
     "Binary2DataFrame": _binary_to("Binary2DataFrame", None),
     "LMDB2Sequence": _lmdb_to("LMDB2Sequence", "sequence"),
     "LMDB2DataFrame": _lmdb_to("LMDB2DataFrame", None),
+    "CocoDataSetConverter": _coco,
     "convert_imageset": _convert_imageset,
     "compute_image_mean": _compute_image_mean,
     "extract_features": _extract_features,
