@@ -19,6 +19,7 @@ from cosdask.nn.execute import Outcome, Params, States, from_caffe, run_graph, t
 from cosdask.nn.fillers import fill
 from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, WeightRef, output_blobs
 from cosdask.nn.layer import Array, Shape
+from cosdask.nn.layers.hdf5_output import OutputFiles
 from cosdask.nn.layers.python import user_errors
 from cosdask.nn.places import layer_places
 from cosdask.nn.precision import check_precision
@@ -98,6 +99,7 @@ class Net:
         self._states: dict[str, Sequence[Array]] = {}
         self._draw_key: Array | None = None
         self._draws = 0
+        self._files = OutputFiles(self.layers)
         # the file that the current weights are, what it looked like then, and the weights as they were loaded
         self._weights_file: tuple[str, FileStamp, Params] | None = None
         for path in [weights] if isinstance(weights, str | os.PathLike) else weights or ():
@@ -302,6 +304,7 @@ class Net:
         Only the inputs that the blobs asked for depend on are needed. Recurrent layers go on from where the last call
         left them, as in pycaffe: a sequence may be fed in pieces; inputs of another number of samples start anew.
         Where a layer draws random numbers, each call draws new ones, the same for the same ``seed`` of the net.
+        Where no blobs are named, HDF5Output layers append the batch to their files.
 
         Args:
             inputs: ``{blob: array}`` in Caffe's layout, read as float32.
@@ -313,10 +316,13 @@ class Net:
         Raises:
             NetError: for an unknown blob, a missing input, or shapes that do not fit.
         """
-        program = self._program(inputs, blobs)
+        kept = [] if blobs is not None else self._files.blobs
+        program = self._program(inputs, list(dict.fromkeys([*self.outputs, *kept])) if kept else blobs)
         found, states = self._forward(program, inputs, self._states_for(program))
         self._states.update(states)
-        return found
+        if kept:
+            self._files.write(found)
+        return found if blobs is not None else {name: found[name] for name in self.outputs}
 
     def forward_anew(self, inputs: Mapping[str, Any], blobs: Sequence[str]) -> dict[str, np.ndarray]:
         """As :meth:`forward`, but recurrent layers start from zero and keep nothing; for use from several threads."""

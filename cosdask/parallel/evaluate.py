@@ -14,6 +14,7 @@ from distributed import Client
 from cosdask.data import Segment, Source, get_source, window
 from cosdask.data.skips import LISTED, in_words
 from cosdask.errors import ConfigError, DataError
+from cosdask.nn.layers.hdf5_output import OutputFiles
 from cosdask.nn.net import Net
 from cosdask.nn.partition import hash_of
 from cosdask.parallel.counting import counted
@@ -103,6 +104,7 @@ def test(client: Client, evaluation: Evaluation, members: list[Member]) -> dict[
             evaluate_rows,
             evaluation,
             window(0, evaluation.rows, evaluation.rows, world, rank),
+            f"-{rank:05d}-of-{world:05d}" if world > 1 else "",
             key=f"cosdask-test-{rank}-{time.time_ns()}",
             workers=[member.address],
             allow_other_workers=True,
@@ -120,7 +122,7 @@ def test(client: Client, evaluation: Evaluation, members: list[Member]) -> dict[
     return total.means()
 
 
-def evaluate_rows(evaluation: Evaluation, segments: list[Segment]) -> Totals:
-    """On a worker: the sums of the outputs over some rows."""
+def evaluate_rows(evaluation: Evaluation, segments: list[Segment], part: str = "") -> Totals:
+    """On a worker: the sums of the outputs over some rows; ``part`` names this worker's files of HDF5Output layers."""
     net, _, evaluator = evaluation.open()
-    return evaluator.totals(net.params, segments)
+    return evaluator.totals(net.params, segments, OutputFiles(net.layers, part))

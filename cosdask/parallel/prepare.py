@@ -91,6 +91,10 @@ def absolute_paths(net: caffe_pb2.NetParameter, folder: str | None) -> caffe_pb2
         here = local_path(found)
         if here is not None and here.exists():
             setattr(message, name, os.path.abspath(here))
+    for layer in net.layer:
+        if layer.hdf5_output_param.file_name:
+            # a file that is yet to be written counts from the user's working directory, as in Caffe
+            layer.hdf5_output_param.file_name = absolute(layer.hdf5_output_param.file_name)
     return net
 
 

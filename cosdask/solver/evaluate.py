@@ -15,6 +15,7 @@ from cosdask.data import Segment, Skips, Source, take
 from cosdask.errors import NetError
 from cosdask.nn.execute import Params
 from cosdask.nn.layer import Array
+from cosdask.nn.layers.hdf5_output import OutputFiles
 from cosdask.nn.layers.python import user_errors
 from cosdask.nn.net import Net
 
@@ -76,12 +77,17 @@ class Evaluator:
         self.batches = 0
         self._axes = {name: net.batch_axis(name) for name in net.outputs}
         self._compiled = device.compile_function(self._outputs)
+        self._blobs = device.compile_function(self._kept, static=[2])
 
     def _outputs(self, params: Params, raw: Mapping[str, Any]) -> dict[str, Array]:
         inputs = self.source.finish(raw, xp=jnp)
         rng = jax.random.key(0) if any(node.layer.random for node in self.net.graph.nodes) else None
         blobs, _ = self.net.apply(params, inputs, rng)
         return {name: blob if self._axes[name] is None else blob.mean(self._axes[name]) for name, blob in blobs.items()}
+
+    def _kept(self, params: Params, raw: Mapping[str, Any], blobs: tuple[str, ...]) -> dict[str, Array]:
+        rng = jax.random.key(0) if any(node.layer.random for node in self.net.graph.nodes) else None
+        return self.net.apply(params, self.source.finish(raw, xp=jnp), rng, blobs)[0]
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each output's mean: the blob's, without its batch axis."""
@@ -91,12 +97,15 @@ class Evaluator:
             shapes[name] = shape if axis is None else shape[:axis] + shape[axis + 1 :]
         return shapes
 
-    def totals(self, params: Params, segments: Iterable[Segment]) -> Totals:
-        """Evaluate the rows of the segments."""
+    def totals(self, params: Params, segments: Iterable[Segment], files: OutputFiles | None = None) -> Totals:
+        """Evaluate the rows of the segments; what HDF5Output layers name goes to ``files``."""
         totals = Totals()
         for ids, raw in take(self.source, list(segments), self.source.batch_size, skips=totals.skips):
             with user_errors():
                 outputs = {name: np.asarray(value) for name, value in self._compiled(params, raw).items()}
+                if files:
+                    kept = self._blobs(params, raw, tuple(files.blobs))
+                    files.write({name: np.asarray(value) for name, value in kept.items()}, len(ids))
             self.batches += 1
             totals.add(outputs, len(ids))
         self.source.skips.merge(totals.skips)

@@ -130,5 +130,6 @@ LAYERS: list[Row] = [
     Row("Eltwise-maximum", 'type: "Eltwise" eltwise_param { operation: MAX }', ((2, 3),) * 3),
     Row("Flatten", 'type: "Flatten"', (_IMAGE,)),
     Row("Split", 'type: "Split" ' + _TWO_TOPS, (_IMAGE,)),
+    Row("HDF5Output", 'type: "HDF5Output" hdf5_output_param { file_name: "x.h5" }', (_IMAGE, (2,)), checked_tops=0),
     Row("Silence", 'type: "Silence"', (_IMAGE, (2,)), checked_tops=0),
 ]

@@ -9,6 +9,7 @@ from cosdask.nn.layers import dropout as dropout
 from cosdask.nn.layers import dummy_data as dummy_data
 from cosdask.nn.layers import elementwise as elementwise
 from cosdask.nn.layers import embedding as embedding
+from cosdask.nn.layers import hdf5_output as hdf5_output
 from cosdask.nn.layers import im2col as im2col
 from cosdask.nn.layers import inner_product as inner_product
 from cosdask.nn.layers import inputs as inputs
