@@ -250,9 +250,34 @@ class RunEnded(Event):
     seconds: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DebugInfo(Event):
+    """What ``debug_info`` shows of an iteration.
+
+    Attributes:
+        iteration: Caffe's number of the iteration, from 0.
+        lines: Caffe's words, a blob or weight each.
+    """
+
+    kind: str = dataclasses.field(default="debug_info", init=False)
+    iteration: int
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+
 _KINDS: dict[str, type[Event]] = {
     str(cls.kind): cls
-    for cls in (RunStarted, Progress, ValidationStarted, Validation, Snapshot, Restarted, Warned, RowsSkipped, RunEnded)
+    for cls in (
+        RunStarted,
+        Progress,
+        ValidationStarted,
+        Validation,
+        Snapshot,
+        Restarted,
+        Warned,
+        RowsSkipped,
+        RunEnded,
+        DebugInfo,
+    )
 }
 
 

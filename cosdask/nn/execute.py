@@ -63,6 +63,16 @@ class Recurrent(Protocol):
         """The tops, and the state after them."""
 
 
+class Taps(Protocol):
+    """Looks at a run, layer by layer."""
+
+    def bottoms(self, node: Node, arrays: Sequence[Array]) -> list[Array]:
+        """What the layer is given in place of its bottoms."""
+
+    def tops(self, node: Node, arrays: Sequence[Array]) -> None:
+        """Told what the layer gives."""
+
+
 @dataclass
 class Outcome:
     """What a run made: blobs in Caffe's layout, weights and states after it, and the total weighted loss."""
@@ -91,6 +101,7 @@ def run_graph(
     rng: Array | None = None,
     states: States | None = None,
     precision: str = "float32",
+    taps: Taps | None = None,
 ) -> Outcome:
     """Run every node of the graph in order.
 
@@ -102,6 +113,7 @@ def run_graph(
         rng: a key; each random layer gets one of its own from it.
         states: where recurrent layers go on from; those not named start from zero.
         precision: one of :data:`cosdask.nn.precision.PRECISIONS`; the blobs returned are float32 in each.
+        taps: looks at, and may change, what goes into each layer.
 
     Raises:
         NetError: where a layer draws random numbers and ``rng`` is None.
@@ -114,16 +126,20 @@ def run_graph(
     with products(precision):
         for node in graph.nodes:
             with jax.named_scope(node.key):
-                outcome.loss = outcome.loss + _run_node(node, outcome, blobs, rng, precision)
+                outcome.loss = outcome.loss + _run_node(node, outcome, blobs, rng, precision, taps)
     outcome.blobs = {name: blobs.get(name, "caffe").astype(jnp.float32) for name in wanted}
     return outcome
 
 
-def _run_node(node: Node, outcome: Outcome, blobs: Blobs, rng: Array | None, precision: str) -> Array:
+def _run_node(
+    node: Node, outcome: Outcome, blobs: Blobs, rng: Array | None, precision: str, taps: Taps | None
+) -> Array:
     """Run one layer, put its tops into ``blobs``, its running sums and state into ``outcome``; its weighted loss."""
     layer = node.layer
     place = place_of(node, blobs)
     given = [blobs.get(name, place) for name in node.bottoms]
+    if taps is not None:
+        given = taps.bottoms(node, given)
     given = [jax.lax.stop_gradient(b) if stop else b for b, stop in zip(given, node.stopped, strict=True)]
     weights, bottoms = cast_in(layer, [load_weight(outcome.params, ref) for ref in node.weights], given, precision)
     if node.key in outcome.states and isinstance(layer, Recurrent):
@@ -133,6 +149,8 @@ def _run_node(node: Node, outcome: Outcome, blobs: Blobs, rng: Array | None, pre
         for ref, weight in zip(node.weights, updated, strict=True):
             if not ref.weight.learnable:
                 outcome.params[ref.key] = jax.lax.stop_gradient(weight)
+    if taps is not None:
+        taps.tops(node, tops)
     loss = jnp.zeros((), jnp.float32)
     for name, top, factor in zip(node.tops, cast_out(layer, tops, given), node.loss_weights, strict=True):
         blobs.put(name, top, place)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import numpy as np
 from cosdask import device
 from cosdask.data import Feed, RowPlan, Shuffle, Source, get_source, window
 from cosdask.errors import SolverError
+from cosdask.nn.debug import DebugPass, update_lines
 from cosdask.nn.execute import Params
 from cosdask.nn.layers.python import user_errors
 from cosdask.nn.net import Net
@@ -162,6 +163,9 @@ class Engine:
         self._test_sources = test_sources
         self._tests: list[Test] | None = None
         self._feeds: list[Feed] | None = None
+        self._debug: DebugPass | None = None
+        #: what ``debug_info`` shows of the last iteration
+        self.debug_lines: list[str] = []
         self._metrics: Metrics | None = None
         self._flying: deque[Any] = deque()
         self._losses: deque[Any] = deque(maxlen=max(1, param.average_loss))
@@ -288,7 +292,9 @@ class Engine:
         rate, correction = self.step_functions.scalars(self.iteration)
         self._shown_params = None
         with user_errors():
+            look = self._look(batches[0][0]) if self._debugged else None
             self.state, self._metrics = self._advance(batches, rate, correction)
+            self.debug_lines = look() if look is not None else []
             if self._calls_users:  # what their code raises comes out here, and no later
                 jax.block_until_ready(self._metrics.loss)
         self._losses.append(self._metrics.loss)
@@ -297,6 +303,28 @@ class Engine:
         self._flying.append(self._metrics.loss)
         if len(self._flying) > 2:
             jax.block_until_ready(self._flying.popleft())
+
+    @property
+    def _debugged(self) -> bool:
+        """Whether ``debug_info`` wants to see this iteration: the first rank shows those that are displayed."""
+        param = self.param
+        displayed = param.display > 0 and self.iteration % param.display == 0
+        return bool(param.debug_info and displayed and self.settings.ranks[0] == 0)
+
+    def _look(self, raw: Raw) -> Callable[[], list[str]]:
+        """Look at the iteration's first batch with the weights before it; called after it, the lines to show."""
+        if self._debug is None:
+            self._debug = DebugPass(self.net)
+        key = self.step_functions.key(np.uint32(self.iteration * self.param.iter_size), np.uint32(0))
+        inputs = self.step_functions.finish(raw, xp=jnp)
+        lines = self._debug.lines(self.test_params(), inputs, key)
+        before = {name: np.array(weight) for name, weight in self.test_params().items()}
+
+        def after() -> list[str]:
+            now = {name: np.asarray(weight) for name, weight in self.test_params().items()}
+            return [*lines, *update_lines(self.net, before, now)]
+
+        return after
 
     def _advance(self, batches: list[list[Raw]], rate: Any, correction: Any) -> tuple[State, Metrics]:
         first = np.uint32(self.iteration * self.param.iter_size)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cosdask.data.skips import in_words
-from cosdask.events import Event, Progress, RowsSkipped, Snapshot, Validation, ValidationStarted, Warned
+from cosdask.events import DebugInfo, Event, Progress, RowsSkipped, Snapshot, Validation, ValidationStarted, Warned
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2
 from cosdask.solver.engine import Engine, plain_outputs
@@ -111,6 +111,8 @@ class Loop:
             if self._test_due():
                 self.validate()
             engine.step()
+            if engine.debug_lines:
+                self._emit(DebugInfo(iteration=engine.iteration - 1, lines=engine.debug_lines))
             self._tell_progress()
             self._tell_input()
             self._tell_skips(SKIPS_PACE)

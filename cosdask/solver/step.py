@@ -91,9 +91,7 @@ class TrainStep:
             rank: the rank whose batch it is; with ``batch`` it decides the random layers' numbers.
         """
         inputs = self.finish(raw, xp=jnp)
-        rng = None
-        if self._random:
-            rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), batch), rank)
+        rng = self.key(batch, rank)
 
         def loss(weights: Params) -> tuple[Array, Any]:
             return self.net.loss(weights, inputs, rng)
@@ -102,6 +100,12 @@ class TrainStep:
         with products(self.net.precision):
             (total, (outputs, after)), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return Gradient(grads, {key: after[key] for key in self.sum_keys}, total, total, outputs)
+
+    def key(self, batch: Any, rank: Any) -> Array | None:
+        """The key of the random layers for a batch; None where there are none."""
+        if not self._random:
+            return None
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), batch), rank)
 
     def update(self, state: State, gradient: Gradient, rate: Array, correction: Array) -> State:
         """New weights and history from the gradient, summed over ``iter_size`` and averaged over ranks.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from cosdask.events import (
+    DebugInfo,
     Event,
     Output,
     Progress,
@@ -54,6 +55,8 @@ def _texts(event: Event) -> Iterator[tuple[str, str]]:
             yield "I", f"Iteration {event.iteration}, lr = {event.lr:g}"
         case ValidationStarted():
             yield "I", f"Iteration {event.iteration}, Testing net (#{event.net})"
+        case DebugInfo():
+            yield from (("I", text) for text in event.lines)
         case Validation():
             yield from (("I", text) for text in _outputs("Test", event.outputs, event.loss_weights))
         case Snapshot():
