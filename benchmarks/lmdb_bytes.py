@@ -1,0 +1,141 @@
+"""What workers read of a large LMDB that lies elsewhere: ``python -m benchmarks.lmdb_bytes``.
+
+Bytes are counted, not seconds, so other load on the machine does not matter. Each worker is a process of a local Dask
+cluster. First all of them count the rows, as at the start of a training; then each feeds itself one epoch of its rank.
+The LMDB is a local file under a scheme of its own (:mod:`benchmarks.counted`), which cosdask takes for remote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+from distributed import Client
+from google.protobuf import text_format
+
+import cosdask
+from benchmarks.counted import CountedFileSystem, register
+from benchmarks.run import machine_facts
+from cosdask.data import RowPlan, Source, open_source, take
+from cosdask.parallel.counting import counted
+from cosdask.proto import caffe_pb2
+
+_RESULTS = Path(__file__).resolve().parent / "results"
+_LAYER = (
+    'name: "data" type: "Data" top: "data" top: "label" data_param {{ source: "{}" backend: LMDB batch_size: 256 }}'
+)
+_TRANSACTION = 10_000
+
+
+def generate(folder: Path, size: int, pixels: int) -> int:
+    """Write an LMDB of about ``size`` bytes, of gray images of ``pixels`` x ``pixels``; returns the number of rows."""
+    random = np.random.default_rng(0).bytes(1 << 20)
+    length = pixels * pixels
+    # Datums of 2,000 bytes and more go to pages of their own.
+    page = 4096
+    in_leaf = length + 60 < page // 2
+    rows = size // (page / (page // (length + 32)) if in_leaf else -(-(length + 40) // page) * page)
+    with lmdb.open(str(folder), map_size=2 * size + (64 << 20)) as environment:
+        for first in range(0, int(rows), _TRANSACTION):
+            with environment.begin(write=True) as transaction:
+                for row in range(first, min(int(rows), first + _TRANSACTION)):
+                    start = row * 7919 % (len(random) - length)
+                    datum = caffe_pb2.Datum(channels=1, height=pixels, width=pixels, label=row)
+                    datum.data = random[start : start + length]
+                    transaction.put(b"%09d" % row, datum.SerializeToString(), append=True)
+    return int(rows)
+
+
+def begin() -> None:
+    """On a worker: count bytes from zero."""
+    register()
+    CountedFileSystem.reset()
+
+
+def so_far() -> tuple[int, int]:
+    """On a worker: bytes and requests since :func:`begin`."""
+    return CountedFileSystem.bytes_read, CountedFileSystem.requests
+
+
+def count(url: str) -> dict[str, Any]:
+    """On a worker: the source's specification, its rows counted by all workers."""
+    layer = text_format.Parse(_LAYER.format(url), caffe_pb2.LayerParameter())
+    return counted(open_source(layer)).spec()
+
+
+def feed(spec: dict[str, Any], rank: int, ranks: int) -> int:
+    """On a worker: one epoch of a rank, read and decoded as for a step; returns the number of rows."""
+    source = Source.from_spec(spec)
+    segment = RowPlan(source.rows, ranks).range(rank, 0)
+    return sum(len(ids) for ids, _ in take(source, [segment], source.batch_size))
+
+
+def measure(folder: Path, rows: int, workers: int) -> dict[str, Any]:
+    """Count and feed one epoch; shares of the file's bytes that each worker read."""
+    share = (folder / "data.mdb").stat().st_size / workers
+    with cosdask.LocalCluster(n_workers=workers, threads_per_worker=1) as cluster, Client(cluster) as client:
+        client.wait_for_workers(workers, timeout=120)
+        client.run(begin)
+        spec = client.submit(count, f"counted://{folder}", pure=False).result(timeout=3600)
+        first = client.run(so_far)
+        client.run(begin)
+        addresses = sorted(first)
+        futures = [
+            client.submit(feed, spec, rank, workers, workers=[address], pure=False)
+            for rank, address in enumerate(addresses)
+        ]
+        fed = sum(future.result(timeout=3600) for future in futures)
+        epoch = client.run(so_far)
+    if fed != rows:
+        raise RuntimeError(f"{rows} rows were written, {fed} were fed")
+    return {
+        "rows": rows,
+        "bytes": int(share * workers),
+        "index": [first[address][0] / share for address in addresses],
+        "epoch": [epoch[address][0] / share for address in addresses],
+        "requests_index": [first[address][1] for address in addresses],
+        "requests_epoch": [epoch[address][1] for address in addresses],
+    }
+
+
+def table_row(name: str, found: dict[str, Any]) -> str:
+    """The row of the Markdown table: the largest share of any worker counts."""
+    both = max(index + epoch for index, epoch in zip(found["index"], found["epoch"], strict=True))
+    requests = f"{max(found['requests_index'])} + {max(found['requests_epoch'])}"
+    sizes = f"{found['rows']:,} rows, {found['bytes'] / 1e9:.2f} GB"
+    return f"| {name}, {sizes} | {max(found['index']):.3f} | {max(found['epoch']):.3f} | {both:.3f} | {requests} |"
+
+
+def main() -> None:
+    """Measure rows of two sizes, print the table and keep the figures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lmdb_bytes", description=__doc__)
+    parser.add_argument("--size", type=int, default=1_000_000_000, help="bytes of each LMDB (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=4, help="worker processes (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=_RESULTS, help="folder of the results (default: %(default)s)")
+    chosen = parser.parse_args()
+    now = datetime.datetime.now(datetime.UTC)
+    record: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "machine": machine_facts(), "lmdb_bytes": {}}
+    print("| LMDB | index: share | epoch: share | both | requests: index + epoch |\n|---|---|---|---|---|")
+    for name, pixels in (("28x28", 28), ("64x64", 64), ("256x256", 256)):
+        # A cache folder of its own, so that the rows are really counted.
+        with tempfile.TemporaryDirectory(prefix="cosdask-bench-") as folder:
+            os.environ["COSDASK_CACHE_DIR"] = os.path.join(folder, "cache")
+            rows = generate(Path(folder) / "rows", chosen.size, pixels)
+            found = measure(Path(folder) / "rows", rows, chosen.workers)
+        record["lmdb_bytes"][name] = found
+        print(table_row(name, found), flush=True)
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    path = chosen.output / f"{now:%Y-%m-%d-%H%M%S}-lmdb-bytes.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\nwritten: {os.path.relpath(path)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
