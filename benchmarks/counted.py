@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+_LOCK = threading.Lock()
 
 
 class CountedFile:
@@ -17,8 +20,9 @@ class CountedFile:
     def read(self, size: int = -1) -> bytes:
         """As a file's; a request is counted with its bytes."""
         data: bytes = self._file.read(size)
-        CountedFileSystem.bytes_read += len(data)
-        CountedFileSystem.requests += 1
+        with _LOCK:
+            CountedFileSystem.bytes_read += len(data)
+            CountedFileSystem.requests += 1
         return data
 
     def __enter__(self) -> CountedFile:

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import IO, Any
 
@@ -17,6 +18,8 @@ from cosdask.storage.paths import FileStamp, PathLike, filesystem, local_path, m
 
 #: Most bytes of one request; larger ranges are asked for in pieces.
 _REQUEST = 64 << 20
+#: Requests of one reader that run side by side: far files answer after milliseconds.
+_REQUESTS = 8
 #: Bytes that are fetched along rather than asking once more, and their most part of what is wanted.
 _GAP = 64 << 10
 _WASTE = 0.04
@@ -30,7 +33,7 @@ class RangeFile:
     """A file, local or remote, open for reading by ranges.
 
     Nothing is read before it is asked for and nothing is cached, so that what crosses the network is what the caller
-    wanted. One thread at a time.
+    wanted. Many ranges at once are asked for side by side. One thread at a time.
 
     Args:
         url: local path or URL.
@@ -54,6 +57,9 @@ class RangeFile:
         self.size = self.stamp.size
         self._local = local_path(url)
         self._file = self._opened()
+        #: Further handles of a remote file that no request uses now.
+        self._idle: list[Any] = []
+        self._pool: ThreadPoolExecutor | None = None
 
     def _opened(self) -> IO[bytes] | Any:
         try:
@@ -77,23 +83,26 @@ class RangeFile:
         Raises:
             StorageError: the filesystem failed.
         """
+        return self._read(self._file, start, stop)
+
+    def _read(self, file: Any, start: int, stop: int) -> bytes:
         parts = []
         stop = min(stop, self.size)
         while start < stop:
-            part = self._once(start, min(stop, start + _REQUEST))
+            part = self._once(file, start, min(stop, start + _REQUEST))
             if not part:
                 break
             parts.append(part)
             start += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _once(self, start: int, stop: int) -> bytes:
+    def _once(self, file: Any, start: int, stop: int) -> bytes:
         """One request; the filesystem may give less than was asked for."""
         try:
             if self._local is not None:
-                return os.pread(self._file.fileno(), stop - start, start)
-            self._file.seek(start)
-            return bytes(self._file.read(stop - start))
+                return os.pread(file.fileno(), stop - start, start)
+            file.seek(start)
+            return bytes(file.read(stop - start))
         except (OSError, ValueError) as error:
             where = f"bytes {start} to {stop}"
             raise StorageError(f"{self.url}: {where} cannot be read: {error}", path=self.url, offset=start) from error
@@ -121,11 +130,31 @@ class RangeFile:
 
     def gather(self, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
         """The bytes of several ranges behind each other, uint8; a request a range."""
-        parts = [self.read(start, stop) for start, stop in ranges]
+        if self.is_local or len(ranges) < 2:
+            parts = [self.read(start, stop) for start, stop in ranges]
+        else:
+            self._pool = self._pool or ThreadPoolExecutor(_REQUESTS, "cosdask-ranges")
+            parts = list(self._pool.map(lambda span: self._beside(*span), ranges))
         return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
+
+    def _beside(self, start: int, stop: int) -> bytes:
+        """A request with a handle of its own, so that others may run meanwhile."""
+        try:
+            file = self._idle.pop()
+        except IndexError:
+            file = self._opened()
+        try:
+            return self._read(file, start, stop)
+        finally:
+            self._idle.append(file)
 
     def close(self) -> None:
         """Close the file; may be called again."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        while self._idle:
+            self._idle.pop().close()
         self._file.close()
 
     def __enter__(self) -> RangeFile:
@@ -155,7 +184,8 @@ def merged_ranges(start: np.ndarray, stop: np.ndarray) -> list[tuple[int, int]]:
     start, stop = start[order], np.maximum.accumulate(stop[order])
     gaps = np.maximum(start[1:] - stop[:-1], 0)
     smallest = np.argsort(gaps, kind="stable")
-    cheap = (np.cumsum(gaps[smallest]) <= _WASTE * (stop - start).sum()) & (gaps[smallest] <= _GAP)
+    wanted = (stop - np.maximum(start, np.concatenate([start[:1], stop[:-1]]))).sum()
+    cheap = (np.cumsum(gaps[smallest]) <= _WASTE * wanted) & (gaps[smallest] <= _GAP)
     joined = np.zeros(len(gaps), np.bool_)
     joined[smallest[cheap]] = True
     cuts = np.flatnonzero(~joined) + 1
