@@ -16,7 +16,7 @@ import pyarrow as pa
 from cosdask.convert.inputs import open_input
 from cosdask.convert.parts import PART_KINDS, Form, write_file
 from cosdask.convert.pictures import Pictures
-from cosdask.convert.rows import Input
+from cosdask.convert.rows import Input, counted_by
 from cosdask.convert.stores import PIXEL_KINDS, STORE_KINDS, names_of
 from cosdask.convert.tasks import Runner, runner_for
 from cosdask.convert.work import Done, WorkFolder, take_name
@@ -123,6 +123,7 @@ def convert(
     for name in _outputs(kind, output):
         refuse_overwrite(name, overwrite)
     runner = runner_for(client)
+    rows = counted_by(rows, client)
     form = dataclasses.replace(form or Form(), floats=rows.floats)
     pictures = _fitting(pictures or Pictures(), kind, rows, skip)
     work = WorkFolder(output)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cosdask.convert.job import Progress
 from cosdask.convert.pictures import Pictures, Shape
-from cosdask.convert.rows import Input
+from cosdask.convert.rows import Input, counted_by
 from cosdask.convert.tasks import runner_for
 from cosdask.errors import DataError
 from cosdask.proto import array_to_blob
@@ -41,6 +41,7 @@ def mean_image(rows: Input, client: Any = None, progress: Progress | None = None
     Raises:
         DataError: no rows, images that cannot be read, or of different sizes.
     """
+    rows = counted_by(rows, client)
     if not rows.rows:
         raise DataError(f"{rows.place}: no rows, so there is no mean", path=rows.place)
     runner = runner_for(client)

@@ -128,3 +128,26 @@ class SourceInput(Input):
     def state(self) -> Any:
         """See :meth:`Input.state`."""
         return self.source.index().to_json()
+
+
+def counted_by(rows: Input, client: Any) -> Input:
+    """The same rows, counted by a client's workers, each its share, where that takes reading.
+
+    Raises:
+        StorageError: a worker does not see them.
+        DataError: rows that cannot be counted.
+    """
+    if client is None or not isinstance(rows, SourceInput):
+        return rows
+    from cosdask.parallel.group import results_of
+
+    (source,) = results_of([client.submit(_counted, rows.source, pure=False)])
+    return SourceInput(source)
+
+
+def _counted(source: Source) -> Source:
+    """On a worker: the source with its index."""
+    from cosdask.parallel.counting import counted
+
+    counted(source).index()
+    return source

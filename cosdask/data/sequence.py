@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
-from typing import IO, ClassVar
+from typing import IO, Any, ClassVar
 
 import pyarrow as pa
 
@@ -15,10 +15,10 @@ from cosdask.data.base import CHUNK, CHUNK_BYTES
 from cosdask.data.hadoop import BYTES, KeyReader, Record, RowKey, SequenceReader, read_bytes
 from cosdask.data.image_rows import Buffer, ImageRows
 from cosdask.data.images import ImageSource, image_schema
-from cosdask.data.index import Block, Index, kept_index
+from cosdask.data.index import Block, Index, find_index, keep_index, kept_index
 from cosdask.data.parts import part_files
 from cosdask.errors import ConfigError, DataError, StorageError
-from cosdask.storage import filesystem, local_path, missing, resolve, stamp
+from cosdask.storage import FileStamp, filesystem, local_path, missing, resolve, stamp
 
 #: Rows and bytes of a block of the index, about.
 _BLOCK_ROWS = 1024
@@ -26,6 +26,8 @@ _BLOCK_BYTES = 4 << 20
 #: Bytes that one thread counts, and threads that count.
 _RANGE = 64 << 20
 _COUNTERS = 8
+#: Bytes of files far away from which all workers count.
+_SHARED_BYTES = 64 << 20
 _PARTITION_BYTES = 64 << 20
 _BUFFER = 1 << 20
 
@@ -90,19 +92,49 @@ class SequenceSource(ImageSource):
         size = sum(int(block.place["size"]) for block in self.index().blocks)
         return min(8 * _BLOCK_ROWS, max(1, _PARTITION_BYTES * self.rows // max(1, size)))
 
+    @cached_property
+    def _kept(self) -> list[tuple[str, FileStamp]]:
+        """The files with their sizes and times, for the kept index."""
+        return [(name, stamp(name)) for name in self.files]
+
     def _count(self) -> Index:
-        return kept_index(self.kind, [(name, stamp(name)) for name in self.files], self._walk)
+        return kept_index(self.kind, self._kept, self._walk)
 
     def _walk(self) -> Index:
         """Count the records between sync marks, ranges of the files side by side."""
-        ranges = [
-            (number, start, min(start + _RANGE, size))
-            for number, name in enumerate(self.files)
-            for size in [stamp(name).size]
-            for start in range(0, max(1, size), _RANGE)
-        ]
+        ranges = self._ranges(_RANGE)
         with ThreadPoolExecutor(min(_COUNTERS, len(ranges))) as pool:
-            blocks = [block for found in pool.map(lambda part: self._count_range(*part), ranges) for block in found]
+            return self._joined([block for found in pool.map(self._count_range, ranges) for block in found])
+
+    def _ranges(self, size: int) -> list[tuple[int, int, int]]:
+        """Files' numbers with ranges of their bytes."""
+        return [
+            (number, start, start + size)
+            for number, (_, found) in enumerate(self._kept)
+            for start in range(0, max(1, found.size), size)
+        ]
+
+    def count_shares(self, shares: int) -> list[Any]:
+        """See :meth:`Source.count_shares`: ranges of the files, where these are large and far away."""
+        total = sum(found.size for _, found in self._kept)
+        if self._index is not None or local_path(self.files[0]) is not None or total < _SHARED_BYTES:
+            return []
+        if find_index(self.kind, self._kept) is not None:
+            return []
+        ranges = self._ranges(min(_RANGE, -(-total // shares)))
+        cuts = [len(ranges) * k // shares for k in range(shares + 1)]
+        return [ranges[start:stop] for start, stop in pairwise(cuts) if start < stop]
+
+    def count_share(self, share: Any) -> list[Block]:
+        """See :meth:`Source.count_share`."""
+        return [block for number, start, stop in share for block in self._count_range((number, start, stop))]
+
+    def take_counts(self, blocks: Sequence[Block]) -> None:
+        """See :meth:`Source.take_counts`."""
+        self._index = self._joined(list(blocks))
+        keep_index(self.kind, self._kept, self._index)
+
+    def _joined(self, blocks: list[Block]) -> Index:
         if not blocks:
             raise DataError(f"{self.place}: the SequenceFiles hold no rows", path=self.place)
         self._check_joins(blocks)
@@ -121,7 +153,8 @@ class SequenceSource(ImageSource):
                     offset=ends,
                 )
 
-    def _count_range(self, number: int, start: int, stop: int) -> list[Block]:
+    def _count_range(self, part: tuple[int, int, int]) -> list[Block]:
+        number, start, stop = part
         with open_sequence(self.files[number]) as reader:
             header = reader.header
             if (header.key_class, header.value_class) != (BYTES, BYTES):

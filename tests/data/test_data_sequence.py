@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,26 @@ def test_large_files_are_counted_by_ranges(
     (tmp_path / "rows.seq").write_bytes(data)
     with pytest.raises(DataError, match=r"rows\.seq: .*damaged SequenceFile"):
         open_source(layer).index()
+
+
+def test_workers_count_shares_of_large_files_far_away(
+    parts: str, digits: Digits, make_layer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares together are the index that one worker counts, and it is kept; local files are not worth it."""
+    monkeypatch.setattr("cosdask.data.sequence._SHARED_BYTES", 1000)
+    monkeypatch.setattr("cosdask.data.sequence._BLOCK_ROWS", 2)
+    layer = layer_of(make_layer, parts, 4)
+    alone = open_source(layer)
+    assert alone.index().rows == 23
+    with monkeypatch.context() as patch:
+        patch.setattr("cosdask.data.sequence.find_index", lambda *_: None)
+        shared = open_source(layer)
+        shares = shared.count_shares(4)
+    assert len(shares) == (4 if parts.startswith("memory") else 0)
+    if shares:
+        shared.take_counts([block for share in json.loads(json.dumps(shares)) for block in shared.count_share(share)])
+        assert [block.rows for block in shared.index().blocks] == [block.rows for block in alone.index().blocks]
+        assert open_source(layer).count_shares(4) == []
 
 
 def test_bad_files_and_rows_are_named(tmp_path: Path, digits: Digits, make_layer: Callable[..., Any]) -> None:
