@@ -18,7 +18,7 @@ Example:
 from cosdask.nn.layer import REGISTRY as _REGISTRY
 from cosdask.nn.user_code import allow_python_layers
 from cosdask.nn.user_layers import Layer
-from cosdask.pycaffe import classifier, coord_map, detector, io, net_spec, proto
+from cosdask.pycaffe import classifier, coord_map, detector, draw, io, net_spec, proto
 from cosdask.pycaffe.alias import install_as_caffe, uninstall_as_caffe
 from cosdask.pycaffe.blob import Blob
 from cosdask.pycaffe.classifier import Classifier
@@ -81,6 +81,7 @@ __all__ = [
     "classifier",
     "coord_map",
     "detector",
+    "draw",
     "get_solver",
     "has_nccl",
     "init_log",

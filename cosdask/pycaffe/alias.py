@@ -8,7 +8,7 @@ import sys
 
 from cosdask.errors import ConfigError
 
-_SUBMODULES = ("io", "classifier", "detector", "net_spec", "coord_map", "proto", "proto.caffe_pb2")
+_SUBMODULES = ("io", "classifier", "detector", "net_spec", "coord_map", "draw", "proto", "proto.caffe_pb2")
 
 
 def install_as_caffe(replace: bool = False) -> None:

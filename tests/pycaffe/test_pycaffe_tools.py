@@ -150,6 +150,15 @@ def test_coord_map_aligns_a_score_map_with_its_picture() -> None:
         coord_map.compose((1, 1, 0), (2, 1, 0))
 
 
+def test_a_net_is_drawn_to_a_file_and_to_bytes(tmp_path: Path) -> None:
+    """``caffe.draw`` without Graphviz: the layers of the phase asked for, in the format of the name."""
+    text = MEAN + 'layer { name: "only_test" type: "ReLU" bottom: "mean" top: "r" include { phase: TEST } }'
+    caffe.draw.draw_net_to_file(parse_net(text), tmp_path / "net.svg", "TB", caffe.TEST)
+    assert "only_test" in (tmp_path / "net.svg").read_text()
+    assert b"only_test" not in caffe.draw.draw_net(parse_net(text), ext="svg", phase=caffe.TRAIN)
+    assert caffe.draw.draw_net(parse_net(text)).startswith(b"\x89PNG")
+
+
 def test_module_names_are_caffes(repository: Path) -> None:
     """Submodules import by name, and after install_as_caffe under the name caffe; a real one is not hidden unasked."""
     code = (
