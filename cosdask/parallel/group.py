@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -48,10 +49,13 @@ def workers_of(client: Client) -> dict[str, Any]:
     Raises:
         GroupError: the scheduler is gone.
     """
-    if connected(client):
-        found = client.scheduler_info(n_workers=-1).get("workers")
-        if found is not None:
-            return dict(found)
+    if connected(client) and client.scheduler is not None:
+        # Not client.scheduler_info(): what it returns may be the answer to the client's own regular question, which
+        # asks for no workers; where the machine is busy it comes in between, and all workers would seem to be gone.
+        with contextlib.suppress(OSError):
+            found = client.sync(client.scheduler.identity, n_workers=-1).get("workers")
+            if found is not None:
+                return dict(found)
     raise GroupError("the connection to the Dask scheduler is lost.", no_scheduler=True)
 
 
