@@ -11,6 +11,7 @@ from cosdask.data.select import get_source
 from cosdask.data.shuffle import Shuffle
 from cosdask.data.skips import BadRow, Skips
 from cosdask.data.table_files import write_table
+from cosdask.data.user_modules import allow_source_modules, sources_by_value
 from cosdask.data.writers import write_lmdb, write_parquet
 from cosdask.data.zipped import ZippedSource
 
@@ -29,6 +30,7 @@ __all__ = [
     "Skips",
     "Source",
     "ZippedSource",
+    "allow_source_modules",
     "arrow_table",
     "frame_source",
     "get_source",
@@ -37,6 +39,7 @@ __all__ = [
     "open_source",
     "register_source",
     "registered_sources",
+    "sources_by_value",
     "take",
     "window",
     "write_lmdb",

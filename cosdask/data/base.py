@@ -253,13 +253,26 @@ class Source(ABC):
         return frame
 
     def to_dask(self) -> dd.DataFrame:
-        """All rows as a dask dataframe, a partition each of :meth:`partitions`, with known types."""
+        """All rows as a dask dataframe, a partition each of :meth:`partitions`, with known types.
+
+        The index is the rows' number in storage order, so divisions are known, and ``loc`` reads no more than it must.
+        """
         import dask.dataframe as dd
         import pandas as pd
 
         empty = pa.Table.from_batches([self.frame_rows(_empty(self.schema))])
         meta = empty.to_pandas(types_mapper=pd.ArrowDtype)
-        return dd.from_map(self.frame, self.partitions(), meta=meta, label="cosdask-source")
+        parts = self.partitions()
+        divisions = (*(part.start for part in parts), parts[-1].stop - 1) if parts else None
+        return dd.from_map(self._numbered, parts, meta=meta, divisions=divisions, label="cosdask-source")
+
+    def _numbered(self, partition: Partition) -> pd.DataFrame:
+        """A partition whose index is the rows' numbers."""
+        import pandas as pd
+
+        frame = self.frame(partition)
+        frame.index = pd.RangeIndex(partition.start, partition.stop)
+        return frame
 
     def batches(self, epochs: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Finished batches as Caffe's data layer gives them, in order.

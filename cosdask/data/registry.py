@@ -15,6 +15,7 @@ from cosdask.data.leveldb import LevelDbSource
 from cosdask.data.lmdb import LmdbSource
 from cosdask.data.registered import USERS, RegisteredCosSource, RegisteredSource
 from cosdask.data.sequence import SequenceSource
+from cosdask.data.user_modules import allowed_sources, source_class_at
 from cosdask.data.windows import WindowSource
 from cosdask.errors import ConfigError, DataError, did_you_mean
 from cosdask.proto import caffe_pb2
@@ -74,8 +75,8 @@ def register_source(name: str) -> Callable[[T], T]:
 
 
 def registered_sources() -> dict[str, type]:
-    """The user's own source classes by name."""
-    return dict(USERS)
+    """The user's own source classes by name, those of modules that the user allowed among them."""
+    return {**allowed_sources(), **USERS}
 
 
 def is_data_layer(layer: caffe_pb2.LayerParameter) -> bool:
@@ -126,10 +127,14 @@ def _by_class(layer: caffe_pb2.LayerParameter, where: str) -> Opener:
             layer=layer.name,
         )
     opener = _CLASSES.get(name) or _CLASSES.get(short)
+    if opener is None and (own := source_class_at(name, where)) is not None:
+        register_source(name)(own)
+        opener = _CLASSES[name]
     if opener is None:
         raise ConfigError(
             f"{where}: source_class {name!r} is not known.{did_you_mean(short, known)} A class of your own is "
-            "made known with cosdask.register_source",
+            "made known with cosdask.register_source, or its module allowed with Config(allow_modules=[...]) or "
+            "--allow-modules",
             layer=layer.name,
         )
     if _OWN.get(short, layer.type) != layer.type:

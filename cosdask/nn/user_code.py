@@ -17,6 +17,7 @@ from typing import Any
 
 import cloudpickle
 
+from cosdask.data.user_modules import allow_source_modules
 from cosdask.errors import ConfigError, NetError, did_you_mean
 from cosdask.nn.layer import Layer as NetLayer
 from cosdask.nn.layer import register_layer, registered_layers
@@ -29,7 +30,9 @@ _importing = threading.RLock()
 
 
 def allow_python_layers(modules: Iterable[str]) -> None:
-    """Let prototxt files use layers (``type: "Python"``) of these modules, in this process and on the ranks it starts.
+    """Let prototxt files use code of these modules, in this process and on the ranks it starts.
+
+    That is: layers (``type: "Python"``), and sources that ``source_class`` names by their Python path.
 
     Args:
         modules: names such as ``"my_layers"``; a package's name allows its submodules too.
@@ -42,10 +45,12 @@ def allow_python_layers(modules: Iterable[str]) -> None:
     """
     if isinstance(modules, str):
         raise ConfigError(f'allow_python_layers("{modules}"): give a list, such as ["{modules}"]')
+    modules = list(modules)
     for name in modules:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ConfigError(f'"{name}" is not the name of a Python module, such as my_layers (without .py)')
         _allowed.add(name)
+    allow_source_modules(modules)
 
 
 def python_layer_class(module: str, name: str, layer: str) -> type[Layer]:

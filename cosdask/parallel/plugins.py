@@ -9,14 +9,15 @@ import base64
 
 import cloudpickle
 
-from cosdask.data import register_source, registered_sources
+from cosdask.data import register_source, registered_sources, sources_by_value
 from cosdask.nn.user_code import dump_layers, load_layers
 
 
 def dump_plugins() -> str:
     """What the client's session has registered, as text for a job."""
     mine = {"layers": dump_layers(), "sources": registered_sources()}
-    return base64.b64encode(cloudpickle.dumps(mine)).decode() if any(mine.values()) else ""
+    with sources_by_value():
+        return base64.b64encode(cloudpickle.dumps(mine)).decode() if any(mine.values()) else ""
 
 
 def load_plugins(text: str) -> None:

@@ -317,11 +317,12 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 
 
 def test_to_dask_has_known_types(tmp_path: Path, make_layer: Callable[..., Any]) -> None:
-    """Item 4: every column has an Arrow type before anything is computed, and it stays."""
+    """Item 4: every column has an Arrow type and every row its number before anything is computed."""
     pq.write_table(pa.table(all_types()), tmp_path / "rows.parquet", row_group_size=3)
     source = open_source(cos_layer(tmp_path / "rows.parquet", TOPS), options={"partitions": 3})
     lazy = source.to_dask()
-    assert lazy.npartitions == 3
+    assert lazy.npartitions == 3 and lazy.divisions == (0, 2, 4, 6)
+    assert lazy.loc[3:4].compute(scheduler="synchronous")["id"].tolist() == ["row3", "row4"]
     assert str(lazy.dtypes["c_ints"]) == "list<item: int64>[pyarrow]"
     frame = lazy.compute(scheduler="synchronous")
     assert (frame.dtypes == lazy.dtypes).all()

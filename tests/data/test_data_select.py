@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ import pandas as pd
 import pytest
 from google.protobuf import text_format
 
+import cosdask
 from cosdask.data import Feed, RowPlan, Source, get_source, layer_top_shapes, open_source, register_source
 from cosdask.errors import ConfigError, DataError, ProtoError, StorageError
 from cosdask.proto import caffe_pb2, read_net, read_solver
@@ -274,3 +277,56 @@ def test_a_users_source_class_is_used_as_it_is(lmdb_path: Path, make_layer: Call
     assert isinstance(source, Reversed)
     rows: Iterator[Any] = source.read(1, 2)
     assert source.ids(next(rows)) == ["10000000"]
+
+
+def test_a_source_class_by_its_python_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 10: a module is imported only where it was allowed; its code travels to processes without the file."""
+    from cosdask.data import registered, user_modules
+    from cosdask.nn import user_code
+    from cosdask.parallel.plugins import dump_plugins
+
+    (tmp_path / "own_rows.py").write_text(
+        """
+        import pandas as pd
+        class Eights:
+            def __init__(self, layer, phase): pass
+            def frame(self): return pd.DataFrame({"label": [8, 8], "data": [b"\\x01"] * 2})
+        number = 3
+        """.replace("\n        ", "\n")
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(user_modules, "_allowed", set())
+    monkeypatch.setattr(user_code, "_allowed", set())
+
+    def layer(name: str) -> caffe_pb2.LayerParameter:
+        text = (
+            f'name: "d" type: "MemoryData" top: "a" top: "b" source_class: "own_rows.{name}" '
+            "memory_data_param { batch_size: 2 channels: 1 height: 1 width: 1 }"
+        )
+        return text_format.Parse(text, caffe_pb2.LayerParameter())
+
+    with pytest.raises(ConfigError, match=r"'own_rows\.Eights' is not known.*--allow-modules"):
+        open_source(layer("Eights"))
+    assert "own_rows" not in sys.modules
+    cosdask.allow_python_layers(["own_rows"])
+    with pytest.raises(ConfigError, match=r'the module "own_rows" has no class "Eight".*Did you mean "Eights"'):
+        open_source(layer("Eight"))
+    with pytest.raises(ConfigError, match='has no class "number"'):
+        open_source(layer("number"))
+    assert next(open_source(layer("Eights")).batches())["b"].ravel().tolist() == [8.0, 8.0]
+    root = str(Path(cosdask.__file__).parent.parent)
+    script = (
+        f"import sys; sys.path.insert(0, {root!r})",
+        "from cosdask.parallel.plugins import load_plugins",
+        "from cosdask.data import registered_sources",
+        "load_plugins(sys.stdin.read())",
+        "print(registered_sources()['own_rows.Eights'](None, '').frame()['label'].tolist())",
+    )
+    try:
+        plugins = dump_plugins()
+    finally:
+        del registered.USERS["own_rows.Eights"], sys.modules["own_rows"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(script)], input=plugins, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and done.stdout.strip() == "[8, 8]", done.stderr
