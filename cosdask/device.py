@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import hashlib
 import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from cosdask.caches import cache_folder, prune
+
 #: XLA's CPU backend sends convolutions to a library that is slower than its own; products stay with the library,
 #: which is faster for those. Measured per layer in benchmarks/README.md.
 _CPU_OPTIONS: Mapping[str, str] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+#: bytes of compiled programs that are kept
+_KEPT = 2 << 30
+#: seconds of compiling from which on a program is worth keeping
+_WORTH_KEEPING = 0.1
+
+
+@functools.cache
+def keep_programs() -> None:
+    """Keep compiled programs between processes, so that a second run and a restarted rank begin at once.
+
+    They lie in the user's cache (:func:`cosdask.caches.cache_folder`), apart for each kind of processor, since homes
+    are shared between hosts. Where JAX has been told of a place already (``JAX_COMPILATION_CACHE_DIR``), it stays.
+    """
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        return
+    folder = cache_folder("programs") / _processor()
+    try:
+        # compiled programs are code: nobody else may write there
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that cannot be written to: every process compiles for itself
+    prune(folder, _KEPT)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor() -> str:
+    """A name for this kind of processor: programs compiled for one may not run on another."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            lines = [line for line in file if line.startswith(("flags", "Features", "model name", "vendor_id"))]
+    except OSError:
+        lines = [platform.processor()]
+    return hashlib.sha256("".join(sorted(set(lines))).encode()).hexdigest()[:16]
 
 
 def compiler_options() -> dict[str, str]:
@@ -27,6 +69,7 @@ def compile_function(function: Callable[..., Any], donate: Sequence[int] = (), s
         donate: positions of arguments whose buffers may be reused.
         static: positions of arguments that are compile-time constants.
     """
+    keep_programs()
     return jax.jit(
         function,
         donate_argnums=tuple(donate),

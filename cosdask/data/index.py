@@ -6,7 +6,6 @@ import bisect
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from cosdask.caches import cache_folder
 from cosdask.errors import DataError, StorageError
 from cosdask.storage import FileStamp, atomic_write
 
@@ -92,14 +92,6 @@ class Index:
             raise DataError(f"a damaged index: {error!r}") from error
 
 
-def cache_folder() -> Path:
-    """Where indexes are kept: ``COSDASK_CACHE_DIR``, else ``cosdask`` in the user's cache folder."""
-    named = os.environ.get("COSDASK_CACHE_DIR")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cosdask"
-
-
 def kept_index(kind: str, files: Sequence[tuple[str, FileStamp]], count: Callable[[], Index]) -> Index:
     """The index of ``files``, counted by ``count`` only when no kept one has the same paths, sizes and times."""
     found = find_index(kind, files)
@@ -134,4 +126,4 @@ def keep_index(kind: str, files: Sequence[tuple[str, FileStamp]], index: Index) 
 
 def _place(kind: str, files: Sequence[tuple[str, FileStamp]]) -> Path:
     key = json.dumps([_VERSION, kind, [[name, stamp.size, stamp.changed] for name, stamp in files]])
-    return cache_folder() / "index" / (hashlib.sha256(key.encode()).hexdigest()[:40] + ".json")
+    return cache_folder("index") / (hashlib.sha256(key.encode()).hexdigest()[:40] + ".json")

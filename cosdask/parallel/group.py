@@ -176,6 +176,12 @@ def revive(client: Client, address: str) -> bool:
     return done.get(address) == "OK"
 
 
+def end_spares(client: Client, members: list[Member], run_id: str) -> None:
+    """No group follows: the workers need no processes for it."""
+    if connected(client):
+        ask_workers(client, [member.address for member in members], link.end_spare, run_id)
+
+
 def results_of(futures: list[Future]) -> list[Any]:
     """The results of short tasks.
 

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ from distributed import get_worker
 
 from cosdask import errors
 from cosdask.errors import CosdaskError, DeadlineError, GroupError, RankError
+from cosdask.parallel import spares
 from cosdask.parallel.job import Job
 
 #: seconds without a sign of the driver after which ranks snapshot and end
@@ -29,6 +29,8 @@ CLIENT_GONE = 30.0
 #: seconds a rank has to end by itself before it is killed
 GRACE = 30.0
 _LOG_TAIL = 4000
+#: seconds after which a run is worth a spare process
+SPARE_AFTER = 10.0
 #: seconds to wait for an earlier rank on this worker to be gone
 _ENDING = 10.0
 
@@ -89,6 +91,7 @@ class LiveRank:
 
 _live: LiveRank | None = None
 _claim = threading.Lock()
+_spares = spares.Spares()
 
 
 def free_address(host: str) -> str:
@@ -170,36 +173,42 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
         raise GroupError(
             f"the worker at {worker.address} is training already ({other}); wait for it to end.", rank=rank
         )
+    keep_spare = False
     try:
-        with tempfile.TemporaryFile(dir=worker.local_directory) as log:
-            live = _live = LiveRank(job, rank, _start(job, rank, log), log)
+        live = _live = _begin(job, rank, worker.local_directory)
+        with live.log:
             return _follow(live, worker)
+    except CosdaskError as error:
+        # another group may follow, for which the spare waits
+        keep_spare = bool(error.where.get("died") or error.where.get("lost_peer"))
+        raise
     finally:
+        if not keep_spare:
+            _spares.end()
         _live = None
         _claim.release()
 
 
-def _start(job: Job, rank: int, log: IO[bytes]) -> subprocess.Popen[str]:
-    """Start the child from this thread: it dies with the thread that started it."""
-    threads = str(job.threads[rank])
-    environment = {**os.environ, "NPROC": threads, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-    # Dask's nannies make malloc give memory back at once; a step would fetch its buffers anew every time
-    environment.pop("MALLOC_TRIM_THRESHOLD_", None)
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
-        [sys.executable, "-m", "cosdask.parallel.rank", str(rank)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        env=environment,
-        text=True,
-    )
+def _begin(job: Job, rank: int, folder: str) -> LiveRank:
+    """A rank's process, with its job: the spare where there is one."""
+    found = _spares.take(rank, job.threads[rank])
+    if found is None:
+        log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by run_rank
+        found = spares.start(rank, job.threads[rank], log), log
+    return LiveRank(job, rank, *found)
+
+
+def end_spare(run_id: str) -> None:
+    """The run has ended for good, so no group follows."""
+    if _live is None or _live.job.run_id == run_id:
+        _spares.end()
 
 
 def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
     """Pass the rank's events on until it ends."""
     live.command(live.job.to_json())
     watching = threading.Event()
+    began = time.monotonic()
     watcher = threading.Thread(target=_watch, args=(live, watching), name="rank-watch", daemon=True)
     watcher.start()
     last: dict[str, Any] = {}
@@ -208,6 +217,8 @@ def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
         for line in live.process.stdout:
             message = json.loads(line)
             live.note(message.get("steps", live.steps))
+            if live.steps > 0 and time.monotonic() - began > SPARE_AFTER:
+                _spares.prepare(live.rank, live.job.threads[live.rank], worker.local_directory)
             if message["kind"] == "event":
                 worker.log_event(live.job.topic, message["event"])
             elif message["kind"] != "sign":

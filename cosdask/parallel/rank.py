@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cosdask.parallel.trainer import Trainer
 
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
+_SET_NAME = 15  # PR_SET_NAME
 #: seconds between two signs of life
 _SIGN = 1.0
 #: a disk or quota that is full, or that fails, may be better when the next group comes there
@@ -51,9 +52,19 @@ def main() -> None:
     # Ctrl-C in a terminal reaches every process; the driver decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    signs = Signs(outlet)
-    job = Job.from_json(sys.stdin.readline())
     rank = int(sys.argv[1])
+    _call_it("cosdask-spare")
+    signs = Signs(outlet)
+    # before the job is there: a spare waits with all imports done
+    from cosdask.parallel import trainer  # noqa: F401
+
+    signs.quiet = True
+    text = sys.stdin.readline()
+    if not text:
+        return  # nobody needs this spare any more
+    _call_it(f"cosdask-rank-{rank}")
+    signs.quiet = False
+    job = Job.from_json(text)
     try:
         result = _train(job, rank, outlet, signs)
     except BaseException as error:
@@ -77,6 +88,12 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIED, signal.SIGKILL)
 
 
+def _call_it(name: str) -> None:
+    """The process's name in lists of processes (Linux: 15 characters)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
 def _described(error: BaseException) -> dict[str, Any]:
     if isinstance(error, CosdaskError):
         where = {key: value for key, value in error.where.items() if isinstance(value, str | int | float)}
@@ -92,6 +109,8 @@ class Signs:
 
     def __init__(self, outlet: Outlet) -> None:
         self._outlet = outlet
+        #: nobody reads what a spare says, and a pipe holds only so much
+        self.quiet = False
         self._trainer: Trainer | None = None
         threading.Thread(target=self._send, name="signs", daemon=True).start()
 
@@ -102,6 +121,8 @@ class Signs:
     def _send(self) -> None:
         pause = threading.Event()
         while not pause.wait(_SIGN):
+            if self.quiet:
+                continue
             self._outlet.send(kind="sign", steps=self._trainer.engine.work if self._trainer else -1)
 
 

@@ -13,7 +13,7 @@ from cosdask.config import Config
 from cosdask.errors import CosdaskError, DeadlineError, GroupError
 from cosdask.events import Restarted, Warned
 from cosdask.parallel.generation import Generation
-from cosdask.parallel.group import Member, revive, wait_for_members
+from cosdask.parallel.group import Member, end_spares, revive, wait_for_members
 from cosdask.parallel.job import Job
 from cosdask.parallel.run import Run
 from cosdask.parallel.snapshots import newest_whole
@@ -56,6 +56,12 @@ class Recovery:
             DeadlineError: too few workers came back.
             KeyboardInterrupt: after the ranks have written a snapshot and ended.
         """
+        try:
+            self._groups()
+        finally:
+            end_spares(self.client, self.members, self.job.run_id)
+
+    def _groups(self) -> None:
         fruitless, best = 0, -1
         for generation in itertools.count():
             job = replace(self.job, generation=generation)

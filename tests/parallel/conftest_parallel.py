@@ -12,11 +12,13 @@ import cosdask
 
 
 def ranks_alive() -> list[psutil.Process]:
-    """The rank processes below this one."""
+    """The rank processes below this one, spares that wait for a job left out."""
     return [
         process
         for process in psutil.Process(os.getpid()).children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE and "cosdask.parallel.rank" in " ".join(process.cmdline())
+        if process.status() != psutil.STATUS_ZOMBIE
+        and "cosdask.parallel.rank" in " ".join(process.cmdline())
+        and process.name() != "cosdask-spare"
     ]
 
 

@@ -1,0 +1,89 @@
+"""A spare process beside a rank: started ahead, its imports done, so that the next group begins sooner after a death.
+
+Importing JAX and the rest takes a rank longer than all that follows. A spare waits for its job and is worth its memory
+(some 200 MB) only to a run that has lasted a while, so none is started before.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any
+
+Environment = dict[str, str]
+Process = subprocess.Popen[str]
+
+
+def environment(threads: int) -> Environment:
+    """The environment of a rank's process."""
+    number = str(threads)
+    found = {**os.environ, "NPROC": number, "OMP_NUM_THREADS": number, "PYTHONUNBUFFERED": "1"}
+    # Dask's nannies make malloc give memory back at once; a step would fetch its buffers anew every time
+    found.pop("MALLOC_TRIM_THRESHOLD_", None)
+    found["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    return found
+
+
+def start(rank: int, threads: int, log: IO[bytes]) -> Process:
+    """Start a rank's process from this thread: it dies with the thread that started it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cosdask.parallel.rank", str(rank)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=environment(threads),
+        text=True,
+    )
+
+
+class Spares:
+    """At most one spare on this worker."""
+
+    def __init__(self) -> None:
+        # one thread that lives as long as the worker: a rank dies with the thread that started it
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="spare-rank")
+        self._spare: tuple[tuple[int, int], Future[tuple[Process, IO[bytes]]]] | None = None
+
+    def prepare(self, rank: int, threads: int, folder: str) -> None:
+        """Start a spare for a rank, where there is none."""
+        if self._spare is None:
+            self._spare = (rank, threads), self._starter.submit(_open, rank, threads, folder)
+
+    def take(self, rank: int, threads: int) -> tuple[Process, IO[bytes]] | None:
+        """The spare, where it is for this rank and lives; the caller ends it and closes its log."""
+        if self._spare is None:
+            return None
+        key, future = self._spare
+        if key != (rank, threads):
+            self.end()
+            return None
+        self._spare = None
+        process, log = future.result()
+        if process.poll() is None:
+            return process, log
+        _close(process, log)
+        return None
+
+    def end(self) -> None:
+        """End the spare."""
+        if self._spare is not None:
+            _, future = self._spare
+            self._spare = None
+            _close(*future.result())
+
+
+def _open(rank: int, threads: int, folder: str) -> tuple[Process, IO[bytes]]:
+    log: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed with the process
+    return start(rank, threads, log), log
+
+
+def _close(process: Process, log: IO[bytes]) -> None:
+    process.kill()
+    process.wait(timeout=30.0)
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    log.close()
