@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+import zlib
 from typing import Any
+
+
+#: characters of JSON from which on a job travels packed
+_PACKED_FROM = 1 << 16
+_PACKED = "zlib:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +75,20 @@ class Job:
     precision: str = "float32"
 
     def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        """One line of text: JSON, packed where it is long, as with the index of a source of many blocks.
+
+        The scheduler passes it on once a rank.
+        """
+        text = json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        if len(text) < _PACKED_FROM:
+            return text
+        return _PACKED + base64.b64encode(zlib.compress(text.encode(), level=1)).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Job:
         """The job that :meth:`to_json` wrote."""
+        if text.startswith(_PACKED):
+            text = zlib.decompress(base64.b64decode(text[len(_PACKED) :])).decode()
         return cls(**json.loads(text))
 
     @property
