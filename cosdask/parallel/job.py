@@ -8,7 +8,6 @@ import json
 import zlib
 from typing import Any
 
-
 #: characters of JSON from which on a job travels packed
 _PACKED_FROM = 1 << 16
 _PACKED = "zlib:"

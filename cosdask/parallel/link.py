@@ -208,7 +208,7 @@ def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
     """Pass the rank's events on until it ends."""
     live.command(live.job.to_json())
     watching = threading.Event()
-    began = time.monotonic()
+    stepping = 0.0
     watcher = threading.Thread(target=_watch, args=(live, watching), name="rank-watch", daemon=True)
     watcher.start()
     last: dict[str, Any] = {}
@@ -217,7 +217,8 @@ def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
         for line in live.process.stdout:
             message = json.loads(line)
             live.note(message.get("steps", live.steps))
-            if live.steps > 0 and time.monotonic() - began > SPARE_AFTER:
+            stepping = stepping or (live.sign if live.steps > 0 else 0.0)
+            if stepping and live.sign - stepping > SPARE_AFTER:
                 _spares.prepare(live.rank, live.job.threads[live.rank], worker.local_directory)
             if message["kind"] == "event":
                 worker.log_event(live.job.topic, message["event"])

@@ -24,4 +24,5 @@ def ranks_alive() -> list[psutil.Process]:
 
 def config(problem: Problem, **options: Any) -> cosdask.Config:
     """A configuration of the problem's solver and model, without a progress bar."""
-    return cosdask.Config(**{"conf": str(problem.solver), "model": problem.model, "progress": "none", **options})
+    given = {"conf": str(problem.solver), "model": problem.model, "progress": "none", "rank_silence": 120, **options}
+    return cosdask.Config(**given)

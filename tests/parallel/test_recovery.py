@@ -67,7 +67,7 @@ class Train:
         **options: Any,
     ) -> Any:
         self.listener = Listener(kind, act, number)
-        settings = config(self.made, model=str(self.model), **{"rank_silence": 90, **options})
+        settings = config(self.made, model=str(self.model), **options)
         cos = cosdask.CaffeOnDask(self.client, settings, consumers=[self.listener])
         return cos.train_with_validation() if validate else cos.train()
 
