@@ -13,7 +13,7 @@ class Case:
     Attributes:
         name: the row's name on the command line.
         title: the row's name in the table.
-        net: ``"lenet"`` or ``"caffenet"``.
+        net: ``"lenet"`` or ``"caffenet"``; in rows about reading alone, the kind of rows (:mod:`benchmarks.pictures`).
         ours: module whose process is measured.
         other: module whose process it is compared with.
         batch: rows a step.
@@ -77,13 +77,61 @@ CASES = (
         warmup=100,
         goal=0.9,
     ),
+    Case(
+        name="memory",
+        title="LeNet, batch 64, a training step: from LMDB / from memory",
+        net="lenet",
+        ours="benchmarks.side_solver",
+        other="benchmarks.side_memory",
+        batch=64,
+        steps=500,
+        chunk=20,
+        warmup=40,
+        goal=0.95,
+    ),
+    Case(
+        name="jpeg",
+        title="JPEG 256 x 256 in LMDB to 227 x 227 crops, 64 rows: feed / bare cv2.imdecode, as many threads",
+        net="jpeg",
+        ours="benchmarks.side_feed",
+        other="benchmarks.side_decode",
+        batch=64,
+        steps=80,
+        chunk=10,
+        warmup=16,
+        goal=0.9,
+    ),
+    Case(
+        name="jpeg_parquet",
+        title="JPEG 256 x 256 in parquet to 227 x 227 crops, 64 rows: feed / bare cv2.imdecode, as many threads",
+        net="jpeg_parquet",
+        ours="benchmarks.side_feed",
+        other="benchmarks.side_decode",
+        batch=64,
+        steps=80,
+        chunk=10,
+        warmup=16,
+        goal=0.85,
+    ),
+    Case(
+        name="raw",
+        title="Raw Datums of 3 x 256 x 256 in LMDB to 227 x 227 crops, 64 rows: feed / bare cursor that copies them",
+        net="raw",
+        ours="benchmarks.side_feed",
+        other="benchmarks.side_cursor",
+        batch=64,
+        steps=800,
+        chunk=40,
+        warmup=80,
+        goal=0.6,
+    ),
 )
 
 
 def side_arguments(description: str) -> argparse.Namespace:
     """The options of a side's process, as :meth:`Case.arguments` writes them."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("net", choices=("lenet", "caffenet"))
+    parser.add_argument("net", choices=sorted({case.net for case in CASES}))
     for flag in ("batch", "steps", "chunk", "warmup"):
         parser.add_argument(f"--{flag}", type=int, required=True)
     return parser.parse_args()

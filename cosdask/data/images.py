@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from cosdask.data.base import CHUNK, Source
 from cosdask.data.buffers import Buffers
-from cosdask.data.decode import COLOR, GRAY, UNCHANGED, decode_image, flag_for, resize_image, to_planes
+from cosdask.data.decode import UNCHANGED, decode_image, flag_for, resize_image, to_planes
 from cosdask.data.draw import Draw
 from cosdask.data.image_rows import ImageRows
 from cosdask.data.skips import bad_row
@@ -30,6 +30,8 @@ WINDOW_ROWS = 8192
 WINDOW_BYTES = 128 << 20
 #: Raw images below this many bytes are copied together, larger ones each to its place.
 _SMALL = 16 << 10
+#: Raw images from this many bytes on are copied by several threads.
+_LARGE = 64 << 10
 #: Rows looked at for the images' shape, where rows that cannot be read are skipped.
 FIRST_ROWS = 1000
 #: The parameters that hold the batch size, by layer type; else ``data_param``.
@@ -59,7 +61,7 @@ class ImageSource(Source):
     resize.
     """
 
-    @property
+    @cached_property
     def memory(self) -> bool:
         """Whether a MemoryData layer describes the images (label (N, 1, 1, 1), sizes given)."""
         return bool(self.layer.type == "MemoryData")
@@ -183,8 +185,10 @@ class ImageSource(Source):
         return rows.replace_schema_metadata({"layout": "HWC"})
 
     def is_slow(self, rows: ImageRows | pa.RecordBatch) -> bool:
-        """See :meth:`Source.is_slow`: copying raw pixels is not, decoding and resizing are."""
-        return any(_views(rows).encoded) or bool(self.memory and self.options.get("resize"))
+        """See :meth:`Source.is_slow`: copying small raw images is not; large ones, decoding and resizing are."""
+        own = _views(rows)
+        large = any(cell is not None and len(cell) >= _LARGE for cell in own.data[:1])
+        return large or any(own.encoded) or bool(self.memory and self.options.get("resize"))
 
     def ids(self, rows: ImageRows | pa.RecordBatch) -> list[str]:
         """See :meth:`Source.ids`."""
@@ -291,9 +295,7 @@ class ImageSource(Source):
         if data is None:
             raise DataError("the column data is empty")
         if not self.memory:
-            param = self.transform.param
-            flag = COLOR if param.force_color else GRAY if param.force_gray else UNCHANGED
-            return decode_image(data, flag)
+            return decode_image(data, self.transform.decode_flag)
         _, height, width = rows.sizes[i]
         if height < 1 or width < 1:
             return decode_image(data, flag_for(self.image_shape[0]))

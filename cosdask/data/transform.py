@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cosdask.data.decode import COLOR, GRAY, UNCHANGED
 from cosdask.data.draw import Draw
 from cosdask.errors import ConfigError, DataError, ProtoError
 from cosdask.proto import blob_to_array, caffe_pb2, read_binary
@@ -68,6 +69,7 @@ class Transform:
         self.param, self.phase, self.base_dir, self.where = param, phase, base_dir, where
         self.crop = int(param.crop_size)
         self.random_crop = self.crop > 0 and phase == "TRAIN"
+        self.decode_flag = COLOR if param.force_color else GRAY if param.force_gray else UNCHANGED
         if param.mean_file and len(param.mean_value):
             raise ConfigError(f"{where}: give mean_file or mean_value, not both", layer=where)
         if param.force_color and param.force_gray:

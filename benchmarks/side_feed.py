@@ -1,0 +1,30 @@
+"""cosdask's side of reading: batches that are ready for the device, decoded, cropped, in order."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.cases import side_arguments
+from benchmarks.measure import cores, report, time_steps
+from benchmarks.pictures import open_rows, write_rows
+from cosdask.data import Feed, RowPlan
+
+
+def main() -> None:
+    """Measure and print."""
+    options = side_arguments("batches of cosdask's feed")
+    with tempfile.TemporaryDirectory() as folder:
+        source = open_rows(options.net, write_rows(options.net, Path(folder)), options.batch)
+        with Feed(source, RowPlan(source.rows, 1), 0, options.batch) as feed:
+
+            def step(count: int) -> None:
+                for _ in range(count):
+                    next(feed)
+
+            seconds = time_steps(step, options.steps, options.chunk, options.warmup)
+            report(seconds, threads=cores())
+
+
+if __name__ == "__main__":
+    main()
