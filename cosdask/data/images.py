@@ -267,16 +267,17 @@ class ImageSource(Source):
         """Rows that are encoded or of different sizes: one is decoded and cropped before the next."""
         size = self.transform.crop
         images = self._buffers.empty((rows.num_rows, *self.transform.out_shape(self.image_shape)), self.dtype)
-        offsets = np.zeros((rows.num_rows, 2), np.int32) if size else None
+        places: list[tuple[int, int]] = []
         corner = self.transform.corners(draw)
         for i, (row, planes) in enumerate(zip(draw.rows.tolist(), images, strict=True)):
             image = self._image(rows, i, row)
             self._check(image, rows, i, row)
-            if offsets is not None:
-                down, right = offsets[i] = corner(i, image.shape[0], image.shape[1])
+            if size:
+                down, right = place = corner(i, image.shape[0], image.shape[1])
+                places.append(place)
                 image = image[down : down + size, right : right + size]
             to_planes(image, planes)
-        return images, offsets
+        return images, np.array(places, np.int32).reshape(-1, 2) if size else None
 
     def _image(self, rows: ImageRows, i: int, row: int) -> np.ndarray:
         """One row's pixels, (H, W, C), resized where that is asked for."""
