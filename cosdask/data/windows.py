@@ -137,8 +137,14 @@ class WindowSource(Source):
 
     @cached_property
     def transform(self) -> Transform:
-        """The layer's ``transform_param``: crop size, mean and mirror."""
-        return Transform(self.layer.transform_param, "TEST", self.base_dir, self.where)
+        """The layer's ``transform_param``: crop size, mean and mirror.
+
+        Raises:
+            DataError: a mean file that is smaller than the crop, or has not three channels.
+        """
+        found = Transform(self.layer.transform_param, "TEST", self.base_dir, self.where)
+        found.out_shape((3, found.crop, found.crop) if found.mean is None else (3, *found.mean.shape[1:]))
+        return found
 
     @property
     def tops(self) -> dict[str, tuple[int, ...]]:

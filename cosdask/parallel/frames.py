@@ -17,7 +17,7 @@ from typing import Any
 from distributed import Client, Future, futures_of, wait
 
 from cosdask.data.staged import StagedFile, StagedTable
-from cosdask.errors import DataError, GroupError
+from cosdask.errors import DataError, DeadlineError, GroupError
 from cosdask.parallel.group import PREPARING, Member, ask_workers, results_of, workers_of
 from cosdask.parallel.staging import read_slice, remove_stage, write_part, write_slice
 
@@ -109,6 +109,20 @@ class StagedFrame:
         self._parts = list(frame.to_delayed())
         self._held = _held_futures(self._parts)
         self._pinned = False
+        try:
+            self._stage(frame, members, shares, order)
+        except BaseException:
+            self.close()
+            raise
+
+    def _stage(
+        self,
+        frame: Any,
+        members: Sequence[Member],
+        shares: Callable[[int], list[int]],
+        order: Sequence[Piece] | None,
+    ) -> None:
+        """Write every partition, count its rows, and decide on the order in which they are read."""
         placed = self._placed(frame, members)
         written = self._write({part: placed[part] for part in range(len(self._parts))})
         self._rows = {part: found["rows"] for part, found in written.items()}
@@ -119,7 +133,6 @@ class StagedFrame:
         self._copies: list[Copy] = []
         self._note(written)
         self.table = StagedTable(self._order(members, shares(total), order), [])
-        self._starts = self.table.count().starts
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -128,7 +141,7 @@ class StagedFrame:
         count = len(self._parts)
         if all(future is not None for future in self._held):
             futures = [future for future in self._held if future is not None]
-            wait(futures, timeout=PREPARING)
+            _wait_for(futures)
             holders = self.client.who_has(futures)
             return {part: next(iter(holders.get(future.key) or ()), None) for part, future in enumerate(futures)}
         if futures_of(frame):
@@ -250,6 +263,14 @@ class StagedFrame:
     def close(self) -> None:
         """Remove the files from the workers that are still there."""
         ask_workers(self.client, list(workers_of(self.client)), remove_stage, self.stage)
+
+
+def _wait_for(futures: list[Future]) -> None:
+    """Wait until partitions that are still being computed lie somewhere."""
+    try:
+        wait(futures, timeout=PREPARING)
+    except TimeoutError as error:
+        raise DeadlineError(f"the dataframe's partitions were not computed within {PREPARING:.0f} s.") from error
 
 
 def _on(address: str | None) -> dict[str, Any]:

@@ -181,6 +181,21 @@ def test_a_fitted_window_stays_within_image_and_result(data: st.DataObject) -> N
         assert plain.box == (0, 0, 24, 24) and plain.source == (x1, y1, x2, y2)
 
 
+def test_a_mean_image_lies_under_the_middle_of_a_window(windows: Path, tmp_path: Path) -> None:
+    """Of a mean that is larger than the crop the middle is subtracted; a smaller one is refused."""
+    mean = np.arange(3 * 8 * 10, dtype=np.float32).reshape(3, 8, 10)
+    for name, values in (("mean", mean), ("small", mean[:, :5])):
+        blob = caffe_pb2.BlobProto(num=1, channels=3, height=values.shape[1], width=10, data=values.ravel().tolist())
+        (tmp_path / f"{name}.binaryproto").write_bytes(blob.SerializeToString())
+    block = f'source: "{windows}/windows.txt" root_folder: "{windows}/" batch_size: 4'
+    plain = open_source(layer("WindowData", block, "crop_size: 6"), options={"seed": 1})
+    with_mean = layer("WindowData", block, f'crop_size: 6 mean_file: "{tmp_path}/mean.binaryproto"')
+    found = next(open_source(with_mean, options={"seed": 1}).batches())["data"]
+    np.testing.assert_array_equal(found, next(plain.batches())["data"] - mean[:, 1:7, 2:8])
+    with pytest.raises(DataError, match="smaller than crop_size 6"):
+        open_source(layer("WindowData", block, f'crop_size: 6 mean_file: "{tmp_path}/small.binaryproto"'))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -82,7 +82,7 @@ def rows_of(first: int, stop: int) -> pd.DataFrame:
 @pytest.fixture
 def memory_problem(tmp_path: Path) -> Problem:
     """A problem whose TRAIN and TEST layers take dataframes; ``rows.parquet`` holds all rows."""
-    made = make_problem(tmp_path / "problem", rows=10, test_rows=10, settings="max_iter: 24 snapshot: 10 test_iter: 2")
+    made = make_problem(tmp_path / "problem", rows=10, test_rows=10, settings="max_iter: 12 snapshot: 5 test_iter: 2")
     text = (made.folder / "net.prototxt").read_text()
     layer = """layer { name: "data" type: "MemoryData" top: "data" top: "label" source_class: "ImageDataFrame"
       transform_param { scale: 0.00390625 }
@@ -141,7 +141,7 @@ def test_a_lazy_frame_trains_as_its_rows_in_order_would(client: Client, memory_p
     frame = dd.from_pandas(rows_of(0, ROWS), npartitions=7)
     found = cosdask.CaffeOnDask(client, config(memory_problem)).train(frame).params
     with cosdask.Solver(memory_problem.solver, ranks=3) as solver:
-        solver.step(24)
+        solver.step(12)
         assert_same(found, solver.net.to_blobs(solver.net.params), 1e-5)
 
 
