@@ -147,6 +147,8 @@ class Config:
     seed: int | None = _option(
         None, _optional(_whole), "random seed; else the solver's random_seed, else drawn", minimum=0
     )
+    global_batch_norm: bool = _option(False, _flag, "BatchNorm over all workers' batches together, not each its own")
+    global_loss: bool = _option(False, _flag, "losses divided by all workers' labels together, not each its own")
     shuffle: bool = _option(False, _flag, "visit training rows in a new order each epoch; else in storage order")
     precision: str = _option(
         "float32", _text, "of products: exact as Caffe, or on GPUs tf32 or bfloat16", choices=PRECISIONS

@@ -18,7 +18,7 @@ WORKERS = (
 )  # fmt: skip
 TRAINING = (
     "weights", "snapshot", "resume", "seed", "shuffle", "persistent", "checkpoint_seconds", "on_nan", "batch_is_global",
-    "scale_lr", "warmup", "tensorboard",
+    "global_batch_norm", "global_loss", "scale_lr", "warmup", "tensorboard",
 )  # fmt: skip
 DATA = ("resize", "on_bad_rows", "allow_modules")
 

@@ -243,6 +243,8 @@ class CaffeOnDask:
             wire=config.wire,
             plugins=dump_plugins(),
             precision=config.precision,
+            global_batch_norm=config.global_batch_norm,
+            global_loss=config.global_loss,
         )
 
     def _test(self, client: Client, source: Any) -> dict[str, Any]:

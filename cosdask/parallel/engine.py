@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from cosdask import device
 from cosdask.nn.execute import Params
-from cosdask.solver.engine import Engine, Metrics, Test
+from cosdask.solver.engine import Engine, Metrics, Test, settings_share
 from cosdask.solver.evaluate import Totals
 from cosdask.solver.step import Gradient, Raw, State, add_gradients
 
@@ -101,6 +101,8 @@ class GroupEngine(Engine):
 
     def _compile(self) -> None:
         functions, iter_size = self.step_functions, self.param.iter_size
+        if settings_share(self.settings):
+            functions.shared = self._sharing(AXIS)
         summed = {name for name in self.net.outputs if self.net.batch_axis(name) is None}
 
         def gradient(params: Params, raw: Raw, batch: Any) -> Gradient:

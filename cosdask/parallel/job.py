@@ -44,6 +44,7 @@ class Job:
         wire: number format of gradients between ranks, ``"float32"`` or ``"bfloat16"``.
         plugins: the user's own layers and sources, pickled by the client, base64.
         precision: of the nets.
+        global_batch_norm, global_loss: what ranks share inside of a step.
     """
 
     run_id: str
@@ -72,6 +73,8 @@ class Job:
     wire: str = "float32"
     plugins: str = ""
     precision: str = "float32"
+    global_batch_norm: bool = False
+    global_loss: bool = False
 
     def to_json(self) -> str:
         """One line of text: JSON, packed where it is long, as with the index of a source of many blocks.

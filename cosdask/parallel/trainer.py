@@ -60,6 +60,8 @@ class Trainer:
             seed=job.seed,
             threads=max(1, job.threads[rank]),
             precision=job.precision,
+            global_batch_norm=job.global_batch_norm,
+            global_loss=job.global_loss,
             lr_scale=job.lr_scale,
             warmup=job.warmup,
             # CaffeOnSpark never tests before the first iteration; a solver that asks for it in so many words gets it

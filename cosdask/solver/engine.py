@@ -24,6 +24,7 @@ from cosdask.nn.debug import DebugPass, update_lines
 from cosdask.nn.execute import Params
 from cosdask.nn.layers.python import user_errors
 from cosdask.nn.net import Net
+from cosdask.nn.shared import Shared
 from cosdask.proto import caffe_pb2, read_solver
 from cosdask.solver.evaluate import Evaluator, SharedWeights, Totals
 from cosdask.solver.live import TrainNet
@@ -32,6 +33,9 @@ from cosdask.solver.policies import policy_step
 from cosdask.solver.snapshots import history_from_blobs, model_of, read_state, snapshot_names, write_snapshot
 from cosdask.solver.step import Gradient, Raw, State, TrainStep, add_gradients
 from cosdask.storage import parent, resolve
+
+#: the mapped axis of ranks that run side by side in one process
+RANKS = "ranks"
 
 
 class Metrics(NamedTuple):
@@ -60,6 +64,8 @@ class Settings:
         ranks: the ranks that this process runs.
         seed: replaces the solver's ``random_seed``; -1 draws one.
         threads: decoding threads of each feed; None chooses by the cores.
+        global_batch_norm: BatchNorm uses all ranks' batches together.
+        global_loss: losses count all ranks' labels together.
         precision: of the nets (:mod:`cosdask.nn.precision`).
         lr_scale: what every learning rate is multiplied with.
         warmup: iterations in which that factor grows evenly from 1 to ``lr_scale``.
@@ -78,6 +84,8 @@ class Settings:
     warmup: int = 0
     test_at_start: bool | None = None
     precision: str = "float32"
+    global_batch_norm: bool = False
+    global_loss: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def lr_factor(self, iteration: int) -> float:
@@ -123,6 +131,11 @@ def solver_seed(param: caffe_pb2.SolverParameter, given: int | None) -> int:
         if seed is not None and seed >= 0:
             return seed
     return secrets.randbelow(2**31)
+
+
+def settings_share(settings: Settings) -> bool:
+    """Whether ranks share anything inside of a step: they are several, and an option says so."""
+    return settings.world > 1 and (settings.global_batch_norm or settings.global_loss)
 
 
 class Engine:
@@ -258,6 +271,15 @@ class Engine:
             shown = Metrics(mean.loss / np.float32(self.param.iter_size), mean.last_loss, {})
             return functions.update(state, mean, rate, correction), shown
 
+        def together(params: Params, raw: Raw, batch: Any, ranks: Any) -> Gradient:
+            each = jax.vmap(functions.gradient, (None, 0, None, 0), axis_name=RANKS)(params, raw, batch, ranks)
+            mean = jax.tree.map(lambda value: value.mean(0), each._replace(outputs={}))
+            first_of_ranks = {name: value[0] for name, value in each.outputs.items()}
+            return mean._replace(outputs=first_of_ranks)
+
+        if settings_share(self.settings):
+            functions.shared = self._sharing(RANKS)
+        self._together = device.compile_function(together)
         self._fused = device.compile_function(fused, donate=[0])
         self._first = device.compile_function(functions.gradient)
         self._accumulate = device.compile_function(accumulate, donate=[1])
@@ -267,6 +289,9 @@ class Engine:
     def sources(self) -> list[Source]:
         """The sources read so far: the TRAIN net's, and those of the test nets that were built."""
         return [self.source, *(test.source for test in self._tests or [])]
+
+    def _sharing(self, axis: str) -> Shared:
+        return Shared(axis, self.settings.global_batch_norm, self.settings.global_loss)
 
     @property
     def feeds(self) -> list[Feed]:
@@ -333,13 +358,28 @@ class Engine:
                 self.state, batches[0][0], first, np.uint32(self.settings.ranks[0]), rate, correction
             )
             return done
-        gradients = [
-            self._rank_gradient(raws, first, np.uint32(rank))
-            for rank, raws in zip(self.settings.ranks, batches, strict=True)
-        ]
+        if self.step_functions.shared is not None:
+            gradients = [self._shared_gradient(batches, first)]
+        else:
+            gradients = [
+                self._rank_gradient(raws, first, np.uint32(rank))
+                for rank, raws in zip(self.settings.ranks, batches, strict=True)
+            ]
         outputs = gradients[0].outputs
         state, shown = self._finish(self.state, [g._replace(outputs={}) for g in gradients], rate, correction)
         return state, shown._replace(outputs=outputs)
+
+    def _shared_gradient(self, batches: list[list[Raw]], first: np.uint32) -> Gradient:
+        """The mean gradient of all ranks, which see each other's statistics: side by side in one computation."""
+        ranks = np.array(self.settings.ranks, np.uint32)
+        total: Gradient | None = None
+        for offset in range(self.param.iter_size):
+            raw = {name: np.stack([mine[offset][name] for mine in batches]) for name in batches[0][offset]}
+            params = self.state.params if total is None else {**self.state.params, **total.sums}
+            found = self._together(params, raw, first + np.uint32(offset), ranks)
+            total = found if total is None else add_gradients(total, found)
+        assert total is not None
+        return total
 
     def _rank_gradient(self, raws: list[Raw], first: np.uint32, rank: np.uint32) -> Gradient:
         params = self.state.params

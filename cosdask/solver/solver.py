@@ -34,6 +34,8 @@ class Solver:
         on_event: called with every event (:mod:`cosdask.events`).
         seed: replaces the solver's ``random_seed``.
         shuffle: visit the training rows in a new order each epoch.
+        global_batch_norm: with several ranks, BatchNorm uses all their batches together instead of each its own.
+        global_loss: with several ranks, losses count all their labels together instead of each its own.
         precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``; weights, history and updates are float32 in each.
         on_bad_rows: ``"error"``, or ``"skip"`` to go on without rows that cannot be read.
 
@@ -51,6 +53,8 @@ class Solver:
         seed: int | None = None,
         shuffle: bool = False,
         precision: str = "float32",
+        global_batch_norm: bool = False,
+        global_loss: bool = False,
         on_bad_rows: str = "error",
     ) -> None:
         if ranks < 1:
@@ -66,6 +70,8 @@ class Solver:
             ranks=tuple(range(ranks)),
             seed=seed,
             precision=precision,
+            global_batch_norm=global_batch_norm,
+            global_loss=global_loss,
             options={"shuffle": shuffle, "on_bad_rows": on_bad_rows},
         )
         self.param: caffe_pb2.SolverParameter = param

@@ -18,6 +18,7 @@ from cosdask.nn.execute import Params
 from cosdask.nn.layer import Array
 from cosdask.nn.net import Net
 from cosdask.nn.precision import products
+from cosdask.nn.shared import Shared, sharing
 from cosdask.proto import caffe_pb2
 from cosdask.solver.policies import learning_rate
 from cosdask.solver.rules import bias_correction, get_rule
@@ -75,6 +76,8 @@ class TrainStep:
         self._regularize = _regularization(param)
         self._random = any(node.layer.random for node in net.graph.nodes)
         learning_rate(param, 0)
+        #: what ranks share inside of :meth:`gradient`, which is then mapped over its axis
+        self.shared: Shared | None = None
 
     def start(self, params: Params) -> State:
         """The state before the first step: the history all zeros."""
@@ -97,7 +100,7 @@ class TrainStep:
             return self.net.loss(weights, inputs, rng)
 
         # around the backward pass too: hand-written gradients are traced after the forward pass has ended
-        with products(self.net.precision):
+        with products(self.net.precision), sharing(self.shared):
             (total, (outputs, after)), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return Gradient(grads, {key: after[key] for key in self.sum_keys}, total, total, outputs)
 

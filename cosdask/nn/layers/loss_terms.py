@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cosdask.nn.layer import Array
+from cosdask.nn.shared import is_shared, mean_over_ranks
 from cosdask.proto import caffe_pb2
 
 #: Caffe's loss layers take no logarithm of a smaller probability
@@ -19,11 +20,16 @@ def normalizer(mode: int, outer: int, inner: int, valid: Array) -> Array:
         mode: a ``LossParameter.NormalizationMode``.
         outer: number of samples.
         inner: labels a sample.
-        valid: scalar, the number of labels that are not ignored.
+        valid: scalar, the number of labels that are not ignored; its mean over ranks where they share it
+            (:mod:`cosdask.nn.shared`).
     """
     modes = caffe_pb2.LossParameter
     if mode == modes.VALID:
-        return jnp.maximum(valid.astype(jnp.float32), 1.0)
+        counted = valid.astype(jnp.float32)
+        if is_shared("loss"):  # a rank's share of all labels may well be less than one label
+            mean = mean_over_ranks(counted, "loss")
+            return jnp.where(mean > 0, mean, jnp.ones_like(mean))
+        return jnp.maximum(counted, 1.0)
     fixed = outer * inner if mode == modes.FULL else outer if mode == modes.BATCH_SIZE else 1
     return jnp.float32(max(fixed, 1))
 

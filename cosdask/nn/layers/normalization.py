@@ -11,6 +11,7 @@ from jax import lax
 
 from cosdask.nn.layer import Array, Layer, Shape, Weight, canonical_axis, register
 from cosdask.nn.layers.ops import add_bias, channel_sum, isolated, over_channels, scale_channels, use_layout
+from cosdask.nn.shared import mean_over_ranks, sharing_ranks
 from cosdask.proto import caffe_pb2
 
 
@@ -34,13 +35,13 @@ Moments = tuple[Array, Array, Array]
 
 def _normalize_forward(values: Array, eps: float) -> tuple[Moments, tuple[Array, Array]]:
     per_channel, rank = values.size // values.shape[-1], values.ndim
-    mean = channel_sum(values) / per_channel
+    mean = mean_over_ranks(channel_sum(values) / per_channel, "batch_norm")
 
     def squares(values: Array, mean: Array) -> Array:
         centered = values - over_channels(mean, rank)
         return channel_sum(centered * centered)
 
-    variance = isolated(squares, values, mean) / per_channel
+    variance = mean_over_ranks(isolated(squares, values, mean) / per_channel, "batch_norm")
     inverse = lax.rsqrt(variance + eps)
 
     def normalized(values: Array, mean: Array, inverse: Array) -> Array:
@@ -57,7 +58,7 @@ def _normalize_backward(eps: float, saved: tuple[Array, Array], gradients: Momen
     def sums(gradient: Array, top: Array) -> tuple[Array, Array]:
         return channel_sum(gradient), channel_sum(gradient * top)
 
-    total, along = isolated(sums, gradients[0], top)
+    total, along = (mean_over_ranks(value, "batch_norm") for value in isolated(sums, gradients[0], top))
 
     def bottom(gradient: Array, top: Array, mean: Array, along: Array, inverse: Array) -> Array:
         return (gradient - over_channels(mean, rank) - top * over_channels(along, rank)) * over_channels(inverse, rank)
@@ -109,7 +110,8 @@ class BatchNorm(Layer):
             top = self._by_sums(sums, values, eps)
         else:
             top, mean, variance = normalize_batch(values, eps)
-            sums = self._add(sums, lax.stop_gradient(mean), lax.stop_gradient(variance), values.size // mean.size)
+            each = values.size // mean.size * sharing_ranks("batch_norm")
+            sums = self._add(sums, lax.stop_gradient(mean), lax.stop_gradient(variance), each)
         return [self._back(top)], sums
 
     @staticmethod
