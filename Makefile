@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FROZEN := pyproject.toml constraints.txt
 # Two processes share the tests out; those that need a cluster stay together.
 TWO := --numprocesses 2 --dist loadgroup --durations 40
-CODE := cosdask tests benchmarks
+CODE := cosdask tests benchmarks notebooks/execute.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench sandbox sandbox-stop clean
+.PHONY: help demo test check lint notebooks bench sandbox sandbox-stop clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: $(VENV)/.test-installed  ## Style, format, types and the direction of impo
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+notebooks: $(VENV)/.test-installed  ## Execute the notebooks and store them with their outputs
+	$(BIN)/python notebooks/execute.py
 
 bench: $(VENV)/.bench-installed  ## Measure against PyTorch and against the bare loop (downloads PyTorch)
 	$(BIN)/python -m benchmarks.run

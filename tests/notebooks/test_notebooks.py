@@ -1,0 +1,89 @@
+"""The notebooks run from top to bottom and show what they promise; so do the outputs that are stored in them."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import nbformat
+import numpy as np
+import pytest
+
+from notebooks.execute import FOLDER, execute, names, outputs, pictures
+
+#: each notebook whose outputs are checked below, by what checks them
+CHECKS: dict[str, Any] = {}
+
+
+def checks(name: str) -> Any:
+    def register(function: Any) -> Any:
+        CHECKS[name] = function
+        return function
+
+    return register
+
+
+@checks("NetworkDefinitionDemo")
+def compared_settings(notebook: Any) -> None:
+    """The net drawn and its shapes; longer training is better; of six settings, small rates learn least."""
+    text = outputs(notebook, kinds=("text/plain",))
+    assert "(64, 20, 24, 24)" in text and 'lr_policy: "inv"' in text
+    rows = re.findall(r"^\d +(32|64) +(40|80) +([\d.]+) +([\d.]+)$", text, re.M)
+    assert [row[:2] for row in rows] == [("32", "40"), ("64", "80")]
+    assert float(rows[1][2]) > 0.75 and float(rows[1][3]) < float(rows[0][3])
+    sweep = {
+        (batch, float(rate)): float(a)
+        for batch, rate, a in re.findall(r"^\d +(16|64) +(0\.0\d+) +([\d.]+)", text, re.M)
+    }
+    assert len(sweep) == 6
+    for batch in ("16", "64"):
+        assert sweep[batch, 0.01] > sweep[batch, 0.001] > sweep[batch, 0.0001]
+    (drawn,) = map(pixels, pictures(notebook))
+    assert drawn.shape[1] > 2 * drawn.shape[0]
+
+
+@checks("ImageCaptioning")
+def told_sentences(notebook: Any) -> None:
+    """LRCN's loss falls below 0.1 of its start; at least 8 of 10 greedy captions are the sentences told (issue 8)."""
+    text = outputs(notebook)
+    first, last = (float(number) for number in re.search(r"start ([\d.]+), at the end ([\d.]+):", text).groups())  # type: ignore[union-attr]
+    assert last < 0.1 * first
+    right, of = map(int, re.search(r"(\d+) of (\d+) sentences are word for word", text).groups())  # type: ignore[union-attr]
+    assert of == 12 and right >= 10
+    assert text.count("data:image/jpeg") == 12
+    assert re.findall("<th>(Image Id|Image|Prediction)</th>", text) == ["Image Id", "Image", "Prediction"]
+    assert text.count("{'beam': 4}") == text.count("'seed': 2}") == 2 and len(pictures(notebook)) == 2
+
+
+def pixels(picture: str) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_every_notebook_has_its_check() -> None:
+    """OnYarn is run where Java is, by the tests of YARN."""
+    assert set(names()) - {"OnYarn"} == set(CHECKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_notebook_runs_and_shows_what_it_promises(name: str, tmp_path: Path) -> None:
+    """Headless, in an empty folder, with the package of this checkout (issue 8)."""
+    notebook = execute(name, tmp_path)
+    CHECKS[name](notebook)
+    assert list(FOLDER.glob("*.caffemodel")) == []
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_stored_outputs_are_those_of_a_whole_run(name: str) -> None:
+    """Executed once from top to bottom, with what it promises, and nothing of the machine it ran on."""
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    CHECKS[name](notebook)
+    whole = (FOLDER / f"{name}.ipynb").read_text()
+    for trace in (r"/home/", r"/root/", r"/tmp/", r"/work/", r"/Users/", "Traceback", " at 0x", "Warning:"):
+        assert trace not in whole, trace
+    assert len(whole) < 800_000
