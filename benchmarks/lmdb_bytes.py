@@ -1,7 +1,8 @@
 """What workers read of a large LMDB that lies elsewhere: ``python -m benchmarks.lmdb_bytes``.
 
 Bytes are counted, not seconds, so other load on the machine does not matter. Each worker is a process of a local Dask
-cluster. First all of them count the rows, as at the start of a training; then each feeds itself one epoch of its rank.
+cluster. First all of them count the rows, as at the start of a training; then each feeds itself one epoch of its rank,
+in storage order, and one shuffled.
 The LMDB is a local file under a scheme of its own (:mod:`benchmarks.counted`), which cosdask takes for remote.
 """
 
@@ -23,7 +24,9 @@ from google.protobuf import text_format
 import cosdask
 from benchmarks.counted import CountedFileSystem, register
 from benchmarks.run import machine_facts
-from cosdask.data import RowPlan, Source, open_source, take
+from cosdask.data import RowPlan, Source, open_source
+from cosdask.data.pieces import Piece, cut
+from cosdask.data.shuffle import Shuffle
 from cosdask.parallel.counting import counted
 from cosdask.proto import caffe_pb2
 
@@ -70,47 +73,54 @@ def count(url: str) -> dict[str, Any]:
     return counted(open_source(layer)).spec()
 
 
-def feed(spec: dict[str, Any], rank: int, ranks: int) -> int:
+def feed(spec: dict[str, Any], rank: int, ranks: int, shuffled: bool) -> int:
     """On a worker: one epoch of a rank, read and decoded as for a step; returns the number of rows."""
     source = Source.from_spec(spec)
-    segment = RowPlan(source.rows, ranks).range(rank, 0)
-    return sum(len(ids) for ids, _ in take(source, [segment], source.batch_size))
+    shuffle = Shuffle.of(source, seed=1) if shuffled else None
+    segment = RowPlan(source.rows, ranks, shuffle).range(rank, 0)
+    rows = 0
+    for pieces in cut(source, [segment], source.batch_size, 1, shuffle):
+        rows += sum(len(source.decode(piece.rows, piece.draw)["label"]) for piece in pieces if isinstance(piece, Piece))
+    return rows
 
 
 def measure(folder: Path, rows: int, workers: int) -> dict[str, Any]:
-    """Count and feed one epoch; shares of the file's bytes that each worker read."""
+    """Count and feed one epoch; shares of the file's bytes that each worker read, and its requests."""
     share = (folder / "data.mdb").stat().st_size / workers
+    found: dict[str, Any] = {"rows": rows, "bytes": int(share * workers)}
     with cosdask.LocalCluster(n_workers=workers, threads_per_worker=1) as cluster, Client(cluster) as client:
         client.wait_for_workers(workers, timeout=120)
         client.run(begin)
         spec = client.submit(count, f"counted://{folder}", pure=False).result(timeout=3600)
-        first = client.run(so_far)
-        client.run(begin)
-        addresses = sorted(first)
-        futures = [
-            client.submit(feed, spec, rank, workers, workers=[address], pure=False)
-            for rank, address in enumerate(addresses)
-        ]
-        fed = sum(future.result(timeout=3600) for future in futures)
-        epoch = client.run(so_far)
-    if fed != rows:
-        raise RuntimeError(f"{rows} rows were written, {fed} were fed")
-    return {
-        "rows": rows,
-        "bytes": int(share * workers),
-        "index": [first[address][0] / share for address in addresses],
-        "epoch": [epoch[address][0] / share for address in addresses],
-        "requests_index": [first[address][1] for address in addresses],
-        "requests_epoch": [epoch[address][1] for address in addresses],
-    }
+        addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
+        _note(found, "index", client, addresses, share)
+        for name in ("epoch", "shuffled"):
+            futures = [
+                client.submit(feed, spec, rank, workers, name == "shuffled", workers=[address], pure=False)
+                for rank, address in enumerate(addresses)
+            ]
+            fed = sum(future.result(timeout=3600) for future in futures)
+            if fed != rows:
+                raise RuntimeError(f"{rows} rows were written, {fed} were fed")
+            _note(found, name, client, addresses, share)
+    return found
+
+
+def _note(found: dict[str, Any], name: str, client: Client, addresses: list[str], share: float) -> None:
+    """Enter what each worker has read, and count from zero again."""
+    read = client.run(so_far)
+    found[name] = [read[address][0] / share for address in addresses]
+    found[f"{name}_requests"] = [read[address][1] for address in addresses]
+    client.run(begin)
 
 
 def table_row(name: str, found: dict[str, Any]) -> str:
-    """The row of the Markdown table: the largest share of any worker counts."""
+    """The row of the Markdown table: the worker that read most counts."""
     both = max(index + epoch for index, epoch in zip(found["index"], found["epoch"], strict=True))
-    requests = f"{max(found['requests_index'])} + {max(found['requests_epoch'])}"
-    sizes = f"{found['rows']:,} rows, {found['bytes'] / 1e9:.2f} GB"
-    return f"| {name}, {sizes} | {max(found['index']):.3f} | {max(found['epoch']):.3f} | {both:.3f} | {requests} |"
+    steps = ("index", "epoch", "shuffled")
+    shares = " | ".join(f"{max(found[step]):.3f}" for step in steps)
+    requests = ", ".join(str(max(found[f"{step}_requests"])) for step in steps)
+    return f"| {name}, {found['rows']:,} rows, {found['bytes'] / 1e9:.2f} GB | {shares} | {both:.3f} | {requests} |"
 
 
 def main() -> None:
@@ -122,7 +132,7 @@ def main() -> None:
     chosen = parser.parse_args()
     now = datetime.datetime.now(datetime.UTC)
     record: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "machine": machine_facts(), "lmdb_bytes": {}}
-    print("| LMDB | index: share | epoch: share | both | requests: index + epoch |\n|---|---|---|---|---|")
+    print("| LMDB | index | epoch | shuffled epoch | index and epoch | requests |\n|---|---|---|---|---|---|")
     for name, pixels in (("28x28", 28), ("64x64", 64), ("256x256", 256)):
         # A cache folder of its own, so that the rows are really counted.
         with tempfile.TemporaryDirectory(prefix="cosdask-bench-") as folder:

@@ -17,6 +17,9 @@ from cosdask.storage import FileStamp, exists, is_folder, join, local_path, miss
 
 #: Rows that shuffling reads from one place of a local file, where no more is read than is wanted.
 _SHUFFLE_PIECE = 64
+#: Shuffling mixes at most one of so many parts of a remote file at a time, but at least so many bytes.
+_WINDOWS = 128
+_LEAST_WINDOW = 8 << 20
 #: Bytes of leaf pages of a remote file that several workers count together.
 _SHARED_BYTES = 8 << 20
 
@@ -77,6 +80,15 @@ class LmdbSource(DatumSource):
     def shuffle_piece(self) -> int | None:
         """See :meth:`Source.shuffle_piece`: single pages of remote files would be many requests."""
         return _SHUFFLE_PIECE if local_path(self.file) is not None else None
+
+    @property
+    def shuffle_window(self) -> int:
+        """See :meth:`Source.shuffle_window`: ranks that share a window both fetch it, so windows are small parts."""
+        if local_path(self.file) is not None:
+            return super().shuffle_window
+        with self._tree() as tree:
+            part = max(_LEAST_WINDOW, tree.meta.file_size // _WINDOWS)
+        return max(1, min(self.target_rows, part // self.row_bytes))
 
     def hold(self) -> AbstractContextManager[Any]:
         """See :meth:`Source.hold`: a local file stays mapped."""

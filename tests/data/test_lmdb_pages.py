@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from benchmarks.counted import CountedFileSystem, register
 from cosdask.data import Feed, RowPlan, Source, lmdb_tree, open_source, write_lmdb
 from cosdask.data.lmdb_tree import LmdbTree
+from cosdask.data.pieces import Piece, cut
+from cosdask.data.shuffle import Shuffle
 from cosdask.errors import DataError, StorageError
 from cosdask.proto import caffe_pb2
 from tests.data.lmdb_files import Pages, expected, write
@@ -47,7 +49,7 @@ def rows_of(url: str, step: int = 7, window: int = 8 << 20) -> list[tuple[bytes,
 SIZES = st.one_of(st.integers(0, 40), st.integers(1990, 2080), st.integers(4060, 4110), st.integers(8150, 20000))
 
 
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(data=st.data())
 def test_rows_are_those_that_lmdb_reads(data: st.DataObject) -> None:
     """Any mix of sizes and keys, with rows deleted and pages used again; as folder or file, local or remote."""
@@ -125,6 +127,26 @@ def test_each_rank_reads_its_share(rows: int, size: int, tmp_path: Path, monkeyp
         assert CountedFileSystem.bytes_read <= 1.1 * share
         assert CountedFileSystem.requests <= 30
     np.testing.assert_array_equal(np.concatenate(labels), np.arange(rows))
+
+
+def test_shuffled_ranks_read_little_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block is fetched once, and the windows that two ranks share are small parts of the file."""
+    write_lmdb(tmp_path / "rows", np.zeros((16000, 28, 28), np.uint8), range(16000))
+    monkeypatch.setattr("cosdask.data.lmdb._LEAST_WINDOW", 100_000)
+    share = (tmp_path / "rows" / "data.mdb").stat().st_size / 4
+    spec = open_source(layer(f"counted://{tmp_path}/rows", 100), "TRAIN", options={"shuffle": True}).spec()
+    labels = []
+    for rank in range(4):
+        forget(monkeypatch)
+        source = Source.from_spec(spec)
+        shuffle = Shuffle.of(source, seed=3)
+        segment = RowPlan(16000, 4, shuffle).range(rank, 0)
+        pieces = [piece for batch in cut(source, [segment], 100, 0, shuffle) for piece in batch]
+        labels += [source.decode(piece.rows, piece.draw)["label"] for piece in pieces if isinstance(piece, Piece)]
+        assert CountedFileSystem.bytes_read <= 1.15 * share
+    found = np.concatenate(labels)
+    assert not (found[:100] == np.arange(100)).all()
+    np.testing.assert_array_equal(np.sort(found), np.arange(16000))
 
 
 def test_the_first_row_costs_a_few_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
