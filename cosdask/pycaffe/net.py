@@ -394,7 +394,8 @@ class Net:
         return loss
 
     def seek(self, batch: int) -> None:
-        """Let the data layers go on with this batch, counted from 0, of their endless streams."""
+        """Let the data layers go on with this batch, counted from 0, of their endless streams; random layers too."""
+        self._draws = batch
         for index in range(len(self._net.layers)):
             if self._net.layers[index].type in INPUT_TYPES and self._net.layers[index].type != "Input":
                 self._reader(index).seek(batch)

@@ -4,8 +4,8 @@ The options are CaffeOnSpark's: the first name of -features is what the regressi
 -output the folder for its model. One more says where it runs; nothing else changes:
 
     python pipeline.py -conf lenet_solver.prototxt -model out/lenet.caffemodel -features ip1 -label label -output out/lr
-    python pipeline.py --cluster yarn --workers 4 -conf hdfs:///lenet_solver.prototxt -model hdfs:///lenet.caffemodel \
-        -features ip1 -label label -output hdfs:///lr
+    python pipeline.py --cluster yarn --workers 4 --environment venv:///opt/cosdask \
+        -conf hdfs:///lenet_solver.prototxt -model hdfs:///lenet.caffemodel -features ip1 -label label -output hdfs:///lr
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ import cosdask
 from cosdask.storage import atomic_write
 
 
-def open_cluster(kind: str, workers: int, memory: str) -> Any:
+def open_cluster(options: argparse.Namespace) -> Any:
     """Workers of this machine, or containers of a YARN application."""
-    if kind == "local":
-        return cosdask.LocalCluster(n_workers=workers)
-    return cosdask.YarnCluster(workers, worker_memory=memory)
+    if options.cluster == "local":
+        return cosdask.LocalCluster(n_workers=options.workers)
+    return cosdask.YarnCluster(
+        options.workers,
+        environment=options.environment,
+        worker_memory=options.worker_memory,
+        worker_env=dict(pair.split("=", 1) for pair in options.worker_env),
+    )
 
 
 def matrix(frame: Any, blob: str) -> np.ndarray:
@@ -63,10 +68,12 @@ def main(arguments: list[str]) -> float:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--cluster", choices=["local", "yarn"], default="local")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--worker-memory", default="4 GiB")
+    parser.add_argument("--worker-memory", default="4 GiB", help="of a container")
+    parser.add_argument("--environment", help="Python of the containers: an archive, venv:///path, python:///path, ...")
+    parser.add_argument("--worker-env", action="append", default=[], metavar="NAME=VALUE", help="for the containers")
     own, rest = parser.parse_known_args(arguments)
     config = cosdask.Config.from_args([*rest, "-train"])
-    with open_cluster(own.cluster, own.workers, own.worker_memory) as cluster, Client(cluster) as client:
+    with open_cluster(own) as cluster, Client(cluster) as client:
         return run(client, config)
 
 

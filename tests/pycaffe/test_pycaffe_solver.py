@@ -122,7 +122,9 @@ def test_solve_trains_tests_and_snapshots_and_says_so(
 
 
 def test_a_restored_run_is_the_undisturbed_one(folder: Path) -> None:
-    """Invariant 4: position, history and iteration follow from the state."""
+    """Invariant 4: position, history, iteration and what dropout draws follow from the state."""
+    dropout = 'layer { name: "drop" type: "Dropout" bottom: "x" top: "x" dropout_param { dropout_ratio: 0.3 } }'
+    Path("net.prototxt").write_text(NET.replace('layer { name: "ip"', dropout + ' layer { name: "ip"'))
     whole, part = (caffe.get_solver("solver.prototxt") for _ in range(2))
     whole.step(5)
     part.step(2)
