@@ -81,7 +81,7 @@ def run(rows: Any, output: str, kind: str, config: Config, cluster: str, **setti
     for text in done.skipped:
         print(f"cosdask: left out: {text}", file=sys.stderr)
     kept = f", {done.kept} of {done.parts} parts were there already" if done.kept else ""
-    left = f", {len(done.skipped)} left out" if done.skipped else ""
+    left = f", {done.left} left out" if done.left else ""
     print(f"{output}: {done.rows} rows{left}{kept}")
     return 0
 

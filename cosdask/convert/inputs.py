@@ -30,6 +30,9 @@ _MARKS = {b"SEQ": "sequence", b"PAR1": "parquet", b"ORC": "orc", b"\x89HDF": "hd
 _ENDINGS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "list", ".lst": "list"}
 _IMAGES = tuple(mark for marks in ENCODINGS.values() for mark in marks)
 _LIST_LIMIT = 64 << 20
+#: Most bytes of an image in an HDF5 file, and of those read at a time.
+_ROW_BYTES = 1 << 28
+_CHUNK_BYTES = 64 << 20
 
 
 def absolute(path: str) -> str:
@@ -202,6 +205,8 @@ class Hdf5Input(Input):
                         "height, width) with N labels can be converted",
                         path=name,
                     )
+                if data.dtype.itemsize * data.shape[1] * data.shape[2] * data.shape[3] > _ROW_BYTES:
+                    raise DataError(f"{name}: rows of {data.shape[1:]} {data.dtype} are too large", path=name)
                 yield file
         except (DataError, StorageError):
             raise
@@ -232,8 +237,10 @@ class Hdf5Input(Input):
             first, last = max(start, before), min(stop, before + rows)
             if first < last:
                 with self._open(name) as file:
-                    for at in range(first, last, CHUNK):
-                        yield self._batch(file, name, at, at - before, min(CHUNK, last - at))
+                    row = file["data"].dtype.itemsize * int(np.prod(file["data"].shape[1:], dtype=np.int64))
+                    chunk = max(1, min(CHUNK, _CHUNK_BYTES // max(1, row)))
+                    for at in range(first, last, chunk):
+                        yield self._batch(file, name, at, at - before, min(chunk, last - at))
             before += rows
 
     def _batch(self, file: h5py.File, name: str, first: int, skip: int, count: int) -> pa.RecordBatch:

@@ -19,9 +19,9 @@ from cosdask.convert.pictures import Pictures
 from cosdask.convert.rows import Input, counted_by
 from cosdask.convert.stores import PIXEL_KINDS, STORE_KINDS, names_of
 from cosdask.convert.tasks import Runner, runner_for
-from cosdask.convert.work import Done, WorkFolder, take_name
+from cosdask.convert.work import LISTED, Done, WorkFolder, take_name
 from cosdask.errors import ConfigError, DataError, StorageError, did_you_mean
-from cosdask.storage import atomic_output, atomic_write, join, local_path, refuse_overwrite
+from cosdask.storage import atomic_output, atomic_write, exists, join, local_path, refuse_overwrite
 
 KINDS = (*PART_KINDS, *STORE_KINDS)
 #: Rows that are not worth a part of their own.
@@ -36,13 +36,15 @@ class Converted:
     Attributes:
         output: where the rows are.
         rows: how many there are.
-        skipped: what was wrong with the rows left out, a line each.
+        left: rows that were left out.
+        skipped: what was wrong with the first of them, a line each.
         parts: parts that the work was cut into.
         kept: parts that an earlier, broken off conversion had done.
     """
 
     output: str
     rows: int
+    left: int = 0
     skipped: list[str] = field(default_factory=list)
     parts: int = 0
     kept: int = 0
@@ -68,14 +70,33 @@ class _Job:
             DataError: other rows came than were counted.
         """
         position, stop = self.parts[number]
-        for rows in self.rows.read(position, stop):
-            changed, skipped = self.pictures.apply(rows, position, self.rows.place, self.skip)
-            bad.extend(skipped)
-            position += rows.num_rows
-            if changed.num_rows:
-                yield changed
+        while position < stop:
+            try:
+                for rows in self.rows.read(position, stop):
+                    changed, skipped = self.pictures.apply(rows, position, self.rows.place, self.skip)
+                    bad.extend(skipped)
+                    position += rows.num_rows
+                    if changed.num_rows:
+                        yield changed
+                break
+            except DataError as error:
+                row = error.where.get("row")
+                if not self.skip or row is None or not position <= row < stop:
+                    raise
+                # Rows in front of the bad one were read with it, and lost with it.
+                yield from self._in_front(position, row, bad)
+                bad.append(str(error))
+                position = row + 1
         if position != stop:
             raise DataError(f"{self.rows.place}: {stop} rows were counted, {position} read; did the data change?")
+
+    def _in_front(self, start: int, stop: int, bad: list[str]) -> Iterator[pa.RecordBatch]:
+        for rows in self.rows.read(start, stop) if start < stop else ():
+            changed, skipped = self.pictures.apply(rows, start, self.rows.place, True)
+            bad.extend(skipped)
+            start += rows.num_rows
+            if changed.num_rows:
+                yield changed
 
     @property
     def digits(self) -> int:
@@ -131,17 +152,23 @@ def convert(
     ranges = work.begin(plan, _ranges(rows, kind, parts, runner.workers), overwrite)
     job = _Job(rows, kind, output, form, pictures, skip, tuple(ranges), _store_folder(work, kind))
     runner.check_visible([work.url])
-    done = work.done()
-    if kind in STORE_KINDS:
-        done = {number: one for number, one in done.items() if number == max(done)}
+    done = _kept(work, kind)
     kept = sum(one.parts for one in done.values())
     result = _run(runner, job, work, done, progress)
-    skipped = [text for one in result for text in one.skipped]
-    written = sum(one.rows for one in result)
-    if written + len(skipped) != rows.rows:
-        raise DataError(f"{rows.place}: {rows.rows} rows went in, {written} came out, {len(skipped)} were left out")
+    written, left = sum(one.rows for one in result), sum(one.left for one in result)
+    if written + left != rows.rows:
+        raise DataError(f"{rows.place}: {rows.rows} rows went in, {written} came out, {left} were left out")
     _finish(runner, job, work, written)
-    return Converted(output, written, [*rows.left_out, *skipped], len(ranges), kept)
+    skipped = [*rows.left_out, *(text for one in result for text in one.skipped)]
+    return Converted(output, written, left + len(rows.left_out), skipped[:LISTED], len(ranges), kept)
+
+
+def _kept(work: WorkFolder, kind: str) -> dict[int, Done]:
+    """What an earlier conversion had done, by the parts' numbers; of a store, what it came to."""
+    done = work.done()
+    if kind in STORE_KINDS:
+        return {number: one for number, one in done.items() if number == max(done)}
+    return {number: one for number, one in done.items() if exists(work.part(number, PART_KINDS[kind]))}
 
 
 def _ranges(rows: Input, kind: str, parts: int | None, workers: int) -> list[tuple[int, int]]:
@@ -194,7 +221,7 @@ def _store_folder(work: WorkFolder, kind: str) -> str:
 
 
 def _run(runner: Runner, job: _Job, work: WorkFolder, done: dict[int, Done], progress: Progress | None) -> list[Done]:
-    """Do what is not done yet."""
+    """Do what is not done yet; what came of the parts, in their order."""
     total = job.rows.rows
     if job.kind in STORE_KINDS:
         state = next(iter(done.values()), Done(0, parts=0))
@@ -213,7 +240,7 @@ def _run(runner: Runner, job: _Job, work: WorkFolder, done: dict[int, Done], pro
         done[number] = one
         ready += job.parts[number][1] - job.parts[number][0]
         _tell(progress, ready, total)
-    return list(done.values())
+    return [done[number] for number in sorted(done)]
 
 
 def _tell(progress: Progress | None, ready: int, total: int) -> None:
@@ -236,7 +263,7 @@ def _make_part(job: _Job, number: int) -> Done:
         if "row" in error.where or "path" in error.where:
             raise
         raise DataError(f"{job.rows.place}: rows {start} to {stop}: {error}", path=job.rows.place, row=start) from error
-    done = Done(rows, tuple(bad))
+    done = Done(rows, len(bad), tuple(bad[:LISTED]))
     work.note(number, done)
     return done
 
@@ -250,13 +277,11 @@ def _prepare(job: _Job, number: int) -> tuple[list[pa.RecordBatch], list[str]]:
 def _append(job: _Job, number: int, prepared: tuple[list[pa.RecordBatch], list[str]]) -> Done:
     """Write one part into a store, then write down that it is there."""
     work = WorkFolder(job.output)
-    before = work.done().get(number - 1, Done(0, parts=0))
-    if before.parts != number:
-        raise StorageError(
-            f"{work.url}: part {number} comes after {before.parts}; does another conversion write there?"
-        )
-    if number and not Path(job.store).exists():
-        raise StorageError(f"{job.store}: gone; remove {work.url} and begin again", path=job.store)
+    before = work.one(number - 1) if number else Done(0, parts=0)
+    if before is None:
+        raise StorageError(f"{work.url}: part {number - 1} is not done; does another conversion write there?")
+    if number:
+        _check_store(job)
     rows = before.rows
     with STORE_KINDS[job.kind](job.store, job.digits) as store:
         for batch in prepared[0]:
@@ -266,13 +291,23 @@ def _append(job: _Job, number: int, prepared: tuple[list[pa.RecordBatch], list[s
                 start, stop = job.parts[number]
                 raise DataError(f"{job.rows.place}: rows {start} to {stop}: {error}", path=job.rows.place) from error
             rows += batch.num_rows
-    done = Done(rows, (*before.skipped, *prepared[1]), number + 1)
+    skipped = (*before.skipped, *prepared[1])[:LISTED]
+    done = Done(rows, before.left + len(prepared[1]), skipped, number + 1)
     work.note(number, done)
     return done
 
 
+def _check_store(job: _Job) -> None:
+    """A store whose files are gone must not be begun anew as if it were whole."""
+    gone = [name for name in (*STORE_KINDS[job.kind].files, "") if not (Path(job.store) / name).exists()]
+    if gone:
+        text = f"{Path(job.store) / gone[0]}: gone; remove {WorkFolder(job.output).url} and begin again"
+        raise StorageError(text, path=job.store)
+
+
 def _close_store(job: _Job, rows: int) -> None:
     """Bring a store into its last form and to its place."""
+    _check_store(job)
     with STORE_KINDS[job.kind](job.store, job.digits) as store:
         found = store.finish(rows)
         files = names_of(job.kind, job.output)

@@ -27,6 +27,7 @@ CIFAR_ROW = 1 + 3 * 32 * 32
 #: Most pixels of an image that an idx file may claim.
 _PIXELS = 1 << 27
 _SKIP = 1 << 20
+_CHUNK_BYTES = 64 << 20
 
 
 @contextmanager
@@ -126,8 +127,9 @@ class IdxInput(Input):
         with _open(self.place) as images, _open(self.labels) as labels:
             images.seek(16 + start * size)
             labels.seek(8 + start)
-            for first in range(start, stop, CHUNK):
-                count = min(CHUNK, stop - first)
+            chunk = max(1, min(CHUNK, _CHUNK_BYTES // size))
+            for first in range(start, stop, chunk):
+                count = min(chunk, stop - first)
                 pixels = np.frombuffer(_take(images, self.place, count * size), np.uint8)
                 found = _take(labels, self.labels, count)
                 yield _batch(first, 8, found, (1, height, width), pixels.reshape(count, height, width, 1))

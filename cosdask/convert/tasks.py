@@ -14,8 +14,6 @@ from cosdask.storage import exists, local_path
 #: Seconds after which the client looks whether workers are still there, and that it lets them be away.
 _LOOK = 5.0
 _PATIENCE = 120.0
-#: Seconds that workers may take to say what they see.
-_ANSWER = 60.0
 #: Seconds that nothing at all may become done.
 _STILL = 3600.0
 
@@ -162,10 +160,12 @@ class OnCluster:
         Raises:
             ConfigError: names the first worker and path.
         """
+        from cosdask.parallel.group import ask_workers
+
         local = [path for path in paths if local_path(path) is not None]
         if not local:
             return
-        for host, missing in self.client.run(_unseen, local).values():
+        for host, missing in ask_workers(self.client, list(self._names()), _unseen, local).values():
             if missing:
                 raise ConfigError(
                     f"{missing[0]}: not seen by the worker on {host}; give a path that all workers see, such as a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -10,24 +11,35 @@ from cosdask.errors import StorageError
 from cosdask.storage import atomic_write, exists, filesystem, join, read_text
 
 _VERSION = 1
+#: Left out rows that are listed, of a part or a store; all are counted.
+LISTED = 1000
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of one part, or of a store so far: rows written, and what was wrong with those left out."""
+    """What came of one part, or of a store so far.
+
+    Attributes:
+        rows: rows written.
+        left: rows left out.
+        skipped: what was wrong with the first :data:`LISTED` of those.
+        parts: how many parts this is about.
+    """
 
     rows: int
+    left: int = 0
     skipped: tuple[str, ...] = ()
     parts: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {"rows": self.rows, "skipped": list(self.skipped), "parts": self.parts}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Done:
         """The inverse of :meth:`to_json`."""
-        return cls(int(value["rows"]), tuple(map(str, value["skipped"])), int(value["parts"]))
+        texts = tuple(map(str, value["skipped"]))
+        return cls(int(value["rows"]), int(value["left"]), texts, int(value["parts"]))
 
 
 class WorkFolder:
@@ -130,6 +142,8 @@ def take_name(finished: str, output: str) -> None:
     try:
         fs.makedirs(target.rpartition("/")[0] or "/", exist_ok=True)
         if fs.exists(target):
+            # an older one that somebody was killed over
+            remove(f"{output}.old")
             fs.mv(target, old, recursive=True)
         fs.mv(source, target, recursive=True)
     except OSError as error:

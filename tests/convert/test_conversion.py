@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def test_bad_lines_and_files_are_named_or_counted(folder: Path) -> None:
         _ = open_input(str(folder / "list.txt"), root=root).rows
     rows = open_input(str(folder / "list.txt"), root=root, skip=True)
     done = convert(rows, str(folder / "seq"), "sequence", skip=True)
-    assert done.rows == 2
+    assert (done.rows, done.left) == (2, 4)
     assert [text.partition(": ")[2][:30] for text in done.skipped] == [
         "'cat 1.png one': the label 'on",
         "'alone': 1 of the 2 fields of ",
@@ -183,6 +184,43 @@ def test_bad_lines_and_files_are_named_or_counted(folder: Path) -> None:
     (folder / "list.txt").write_text("cat 0.png 0\nlost.png 1\n")
     with pytest.raises(DataError, match=r"list.txt:2: .*lost.png.*no such file"):
         convert(open_input(str(folder / "list.txt"), root=root), str(folder / "other"), "sequence")
+
+
+def test_rows_that_storage_cannot_give_are_skipped_too(tmp_path: Path) -> None:
+    """A damaged key of a SequenceFile and a Datum that is none: the rows around them are all there."""
+    from cosdask.data.hadoop import SequenceWriter, pair_key, write_bytes
+
+    with (tmp_path / "seq").open("wb") as file, SequenceWriter(file) as writer:
+        for k in range(10):
+            writer.append(write_bytes(b"junk" if k in (0, 4, 5, 9) else pair_key(f"f{k}", "1")), write_bytes(b"x"))
+    rows = open_input(str(tmp_path / "seq"))
+    with pytest.raises(DataError, match="row 0: not a serialized Java object"):
+        convert(rows, str(tmp_path / "out"), "parquet")
+    for kind in ("parquet", "leveldb"):
+        done = convert(rows, str(tmp_path / kind), kind, skip=True, parts=3)
+        assert (done.rows, done.left) == (6, 4)
+        assert [text.partition(", ")[2][:6] for text in done.skipped] == ["row 0:", "row 4:", "row 5:", "row 9:"]
+        assert [row["id"][-2:] for row in rows_of(tmp_path / kind)] == ["f1", "f2", "f3", "f6", "f7", "f8"]
+
+
+def test_a_store_that_lost_its_files_is_not_called_whole(
+    lmdb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between giving names to a data set's two files: it is begun anew, never filled up with zeros."""
+    rows, out = open_input(str(lmdb)), str(tmp_path / "out")
+    with monkeypatch.context() as patch, pytest.raises(Broken):
+        patch.setattr(jobs.WorkFolder, "remove", lambda self: (_ for _ in ()).throw(Broken))
+        patch.setattr(jobs.WorkFolder, "begin", _begin)
+        convert(rows, out, "idx", parts=2)
+    with pytest.raises(StorageError, match=r"images-idx3-ubyte: gone; remove .*out\.unfinished"):
+        convert(rows, out, "idx", parts=2, overwrite=True)
+    np.testing.assert_array_equal(pixels_of(rows_of(f"{out}-images-idx3-ubyte")).shape, (37, 32, 32, 1))
+
+
+def _begin(self: Any, plan: Any, parts: Any, overwrite: bool) -> Any:
+    """As WorkFolder.begin in an empty folder, where removing is what breaks."""
+    jobs.atomic_write(f"{self.url}/plan.json", json.dumps({"version": 1, "plan": plan, "parts": parts}))
+    return parts
 
 
 class Broken(Exception):
