@@ -12,7 +12,7 @@ TWO := --numprocesses 2 --dist loadgroup --durations 40
 CODE := cosdask tests benchmarks notebooks/execute.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint notebooks bench sandbox sandbox-stop clean
+.PHONY: help demo test check lint notebooks bench soak sandbox sandbox-stop clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ notebooks: $(VENV)/.test-installed  ## Execute the notebooks and store them with
 
 bench: $(VENV)/.bench-installed  ## Measure against PyTorch and against the bare loop (downloads PyTorch)
 	$(BIN)/python -m benchmarks.run
+
+soak: $(VENV)/.test-installed  ## Thirty random faults in one training; takes some ten minutes
+	$(BIN)/python -m benchmarks.soak
 
 sandbox: $(VENV)/.yarn-installed  ## Start a small real Hadoop (HDFS, YARN) on loopback; needs Java 17 and Maven
 	$(BIN)/cosdask sandbox start

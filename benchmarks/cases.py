@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Case:
     Attributes:
         name: the row's name on the command line.
         title: the row's name in the table.
-        net: ``"lenet"`` or ``"caffenet"``; in rows about reading alone, the kind of rows (:mod:`benchmarks.pictures`).
+        net: a name in ``benchmarks.inputs.KINDS``.
         ours: module whose process is measured.
         other: module whose process it is compared with.
         batch: rows a step.
@@ -21,6 +21,8 @@ class Case:
         chunk: steps between two looks at the clock.
         warmup: steps made before the timing starts.
         goal: the least relative rate that we want.
+        forward: whether only forward passes are made.
+        workers: workers of the cluster's side, which share cores and batch.
     """
 
     name: str
@@ -33,38 +35,46 @@ class Case:
     chunk: int
     warmup: int
     goal: float
+    forward: bool = False
+    workers: int = 1
 
     def arguments(self) -> list[str]:
         """The command line that both sides get."""
-        flags = ("batch", "steps", "chunk", "warmup")
-        return [self.net, *(word for flag in flags for word in (f"--{flag}", str(asdict(self)[flag])))]
+        flags = ("batch", "steps", "chunk", "warmup", "workers")
+        words = [self.net, *(word for flag in flags for word in (f"--{flag}", str(asdict(self)[flag])))]
+        return [*words, "--forward"] if self.forward else words
 
+
+def _step(name: str, title: str, batch: int, steps: int, chunk: int, warmup: int, goal: float) -> Case:
+    """A training step against PyTorch's."""
+    title = f"{title}, batch {batch}, a training step: cosdask / PyTorch"
+    return Case(name, title, name, "benchmarks.side_solver", "benchmarks.side_torch", batch, steps, chunk, warmup, goal)
+
+
+def _forward(case: Case, title: str) -> Case:
+    """The same net's forward pass alone; three of them take about the time of a step."""
+    return replace(
+        case,
+        name=f"{case.name}-forward",
+        title=f"{title}, batch {case.batch}, forward: cosdask / PyTorch",
+        ours="benchmarks.side_forward",
+        steps=2 * case.steps,
+        goal=1.0,
+        forward=True,
+    )
+
+
+_STEPS = {
+    "LeNet": _step("lenet", "LeNet", batch=64, steps=500, chunk=20, warmup=40, goal=1.0),
+    "CaffeNet": _step("caffenet", "CaffeNet", batch=16, steps=16, chunk=1, warmup=3, goal=1 / 0.85),
+    "GoogLeNet": _step("googlenet", "GoogLeNet", batch=8, steps=16, chunk=1, warmup=3, goal=1 / 0.8),
+    "CIFAR-10 quick": _step("cifar10", "CIFAR-10 quick", batch=100, steps=100, chunk=5, warmup=10, goal=1.0),
+    "ResNet-50": _step("resnet50", "ResNet-50", batch=4, steps=16, chunk=1, warmup=3, goal=1.0),
+}
 
 CASES = (
-    Case(
-        name="lenet",
-        title="LeNet, batch 64, a training step: cosdask / PyTorch",
-        net="lenet",
-        ours="benchmarks.side_solver",
-        other="benchmarks.side_torch",
-        batch=64,
-        steps=500,
-        chunk=20,
-        warmup=40,
-        goal=1.0,
-    ),
-    Case(
-        name="caffenet",
-        title="CaffeNet, batch 16, a training step: cosdask / PyTorch",
-        net="caffenet",
-        ours="benchmarks.side_solver",
-        other="benchmarks.side_torch",
-        batch=16,
-        steps=16,
-        chunk=1,
-        warmup=3,
-        goal=1.0,
-    ),
+    *_STEPS.values(),
+    *(_forward(case, title) for title, case in _STEPS.items()),
     Case(
         name="dask",
         title="LeNet, batch 64, one worker: CaffeOnDask / bare Solver loop",
@@ -75,7 +85,27 @@ CASES = (
         steps=1000,
         chunk=20,
         warmup=100,
-        goal=0.9,
+        goal=0.95,
+    ),
+    *(
+        Case(
+            name=f"{name}-two",
+            title=f"{title}, two workers of batch {batch // 2} on a core each / one process with batch {batch}",
+            net=name,
+            ours="benchmarks.side_dask",
+            other="benchmarks.side_solver",
+            batch=batch,
+            steps=steps,
+            chunk=chunk,
+            warmup=warmup,
+            goal=goal,
+            workers=2,
+        )
+        for name, title, batch, steps, chunk, warmup, goal in (
+            ("lenet", "LeNet", 128, 600, 20, 100, 0.9),
+            ("cifar10", "CIFAR-10 quick", 200, 60, 5, 10, 0.9),
+            ("caffenet", "CaffeNet", 32, 8, 1, 3, 0.9),
+        )
     ),
     Case(
         name="memory",
@@ -132,6 +162,7 @@ def side_arguments(description: str) -> argparse.Namespace:
     """The options of a side's process, as :meth:`Case.arguments` writes them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("net", choices=sorted({case.net for case in CASES}))
-    for flag in ("batch", "steps", "chunk", "warmup"):
+    for flag in ("batch", "steps", "chunk", "warmup", "workers"):
         parser.add_argument(f"--{flag}", type=int, required=True)
+    parser.add_argument("--forward", action="store_true")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""cosdask's other side: the same training through ``CaffeOnDask`` with one local worker."""
+"""cosdask's other side: the same training through ``CaffeOnDask`` with local workers."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def seconds_a_step(times: list[tuple[int, float]], warmup: int) -> list[float]:
 
 def main() -> None:
     """Measure and print."""
-    options = side_arguments("steps of cosdask.CaffeOnDask with one worker")
+    options = side_arguments("steps of cosdask.CaffeOnDask")
     with tempfile.TemporaryDirectory() as folder:
-        path = write_inputs(options.net, Path(folder), options.batch, options.warmup + options.steps)
+        path = write_inputs(options.net, Path(folder), options.batch // options.workers, options.warmup + options.steps)
         model = Path(folder) / "model.caffemodel"
-        config = cosdask.Config(conf=str(path), model=str(model), train=True, clusterSize=1, progress="none")
+        config = cosdask.Config(conf=str(path), model=str(model), progress="none")
         with (
-            cosdask.LocalCluster(n_workers=1, dashboard_address=None) as cluster,
+            cosdask.LocalCluster(n_workers=options.workers, dashboard_address=None) as cluster,
             distributed.Client(cluster) as client,
         ):
             cosdask.CaffeOnDask(client, config).train()

@@ -53,7 +53,7 @@ def test_unknown_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped row names those that there are."""
     with pytest.raises(SystemExit):
         options(["lenett"])
-    assert "lenet, caffenet, dask" in capsys.readouterr().err
+    assert "lenet, caffenet, googlenet" in capsys.readouterr().err
 
 
 def test_failed_side_is_an_error_with_its_words() -> None:
