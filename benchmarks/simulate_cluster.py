@@ -30,7 +30,7 @@ class Machine:
         notice: seconds from a death to the client's knowing. Measured (benchmarks/restart.py).
         start: seconds that a rank needs to begin, programs kept. Measured there too.
         replace: seconds until YARN has another container on another host. Measured (docs/yarn.md): 6 to 14.
-        join: seconds a rank adds to the rendezvous at one coordinator. Measured with up to 64 local processes.
+        join: seconds a rank adds to the rendezvous at one coordinator. Assumed; the coordinator takes them one by one.
         store: bytes a second at which rank 0 writes a snapshot. Assumed: one HDFS pipeline.
         checkpoint: seconds between automatic checkpoints: the default.
     """
