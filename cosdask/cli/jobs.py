@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cosdask.cli import clusters
+from cosdask.cli import clusters, yarn_flags
 from cosdask.config import Config, FlagParser
 from cosdask.errors import ConfigError, NetError, did_you_mean
 from cosdask.storage import exists, local_path, missing, refuse_overwrite
@@ -33,10 +33,11 @@ def parser(verb: str, about: str, examples: str) -> FlagParser:
         usage=f"cosdask {verb} [flags]",
     )
     result.add_argument("--cluster", default="local", metavar="WHERE", help=clusters.HELP)
+    yarn_flags.add_flags(result)
     return result
 
 
-def parse(flags: FlagParser, words: Sequence[str], **fixed: Any) -> tuple[Config, str]:
+def parse(flags: FlagParser, words: Sequence[str], **fixed: Any) -> tuple[Config, clusters.Where]:
     """The options and the cluster of a command line.
 
     Args:
@@ -45,11 +46,11 @@ def parse(flags: FlagParser, words: Sequence[str], **fixed: Any) -> tuple[Config
         **fixed: options that the verb itself sets.
     """
     given = vars(flags.parse(words))
-    cluster = given.pop("cluster")
-    return Config(**{**given, **fixed}), cluster
+    where = clusters.Where(given.pop("cluster"), yarn_flags.take(given))
+    return Config(**{**given, **fixed}), where
 
 
-def run_job(config: Config, cluster: str) -> int:
+def run_job(config: Config, cluster: str | clusters.Where) -> int:
     """Does what the options ask for: training first, then features or test.
 
     Raises:
@@ -60,6 +61,9 @@ def run_job(config: Config, cluster: str) -> int:
     refuse_outputs(config)
     _allow_modules(config)
     validate = check_files(config)
+    if isinstance(cluster, clusters.Where) and cluster.yarn.get("dry_run"):
+        print(clusters.dry_run(cluster, config), end="")
+        return 0
     with clusters.connect(cluster, config) as client:
         from cosdask.parallel import CaffeOnDask
 

@@ -116,8 +116,9 @@ def _yarn(classpath: str, ports: Ports, memory: int, cores: int) -> dict[str, ob
         f"{manager}.connect.max-wait.ms": 20000,
         f"{manager}.connect.retry-interval.ms": 1000,
         f"{manager}.nodemanagers.heartbeat-interval-ms": 100,
-        "yarn.nm.liveness-monitor.expiry-interval-ms": 15000,
-        "yarn.am.liveness-monitor.expiry-interval-ms": 30000,
+        "yarn.nm.liveness-monitor.expiry-interval-ms": 20000,
+        # a busy machine may take long to start an application's master
+        "yarn.am.liveness-monitor.expiry-interval-ms": 180000,
         "yarn.scheduler.minimum-allocation-mb": 64,
         "yarn.scheduler.maximum-allocation-mb": memory,
         "yarn.scheduler.maximum-allocation-vcores": cores,

@@ -26,6 +26,7 @@ from cosdask.cluster.yarn_spec import (
     TLS_FILES,
     WORKER,
     YarnOptions,
+    check_remote_files,
     hadoop_setting,
     specification,
 )
@@ -243,6 +244,7 @@ class YarnCluster(_Base):
 
     def _start_cluster(self) -> None:
         client = self._yarn()
+        check_remote_files(self.spec)
         with yarn_client.talking(f"submitting to the queue {self.spec.queue}"):
             try:
                 application = client.submit(self.spec)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cosdask.cluster.yarn_compat import skein
 from cosdask.cluster.yarn_logs import application_logs, last_words
-from cosdask.cluster.yarn_spec import SCHEDULER, check_hadoop
+from cosdask.cluster.yarn_spec import check_hadoop
 from cosdask.errors import ClusterError, ConfigError, CosdaskError, DeadlineError
 
 _STARTING = ("NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED")
@@ -53,8 +53,9 @@ def talking(what: str) -> Iterator[None]:
     try:
         yield
     except skein().exceptions.SkeinError as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(f"{what}: {said[0]}") from error
+        # the first line may only announce the second
+        said = " ".join(line.strip() for line in str(error).splitlines()[:3] if line.strip()) or type(error).__name__
+        raise ClusterError(f"{what}: {said[:400]}") from error
 
 
 def report_of(client: Any, application: str) -> Any:
@@ -202,8 +203,3 @@ def _queue(client: Any, name: str) -> str:
         except ValueError:
             return f"There is no queue {name}."
     return f"The queue holds {queue.capacity:g} % of the cluster, {queue.percent_used:g} % of it in use."
-
-
-def scheduler_name(services: Any) -> str | None:
-    """The service that runs Dask's scheduler; None where it runs in the client."""
-    return SCHEDULER if SCHEDULER in services else None

@@ -1,16 +1,21 @@
-"""What dask-yarn 0.9 needs under today's distributed, in one place.
+"""What dask-yarn 0.9 and skein 0.8 need under today's Python and distributed, in one place.
 
 dask-yarn's last release imports two names that moved from ``distributed.utils`` to ``dask.utils``, and passes its
-scheduler an event loop that it no longer takes. Each repair looks first whether it is needed, so this module does
+scheduler an event loop that it no longer takes; skein's compares versions by a part of Python's library that is gone
+in 3.12. Each repair looks first whether it is needed, so this module does
 nothing under a dask-yarn that works by itself; the repaired methods of its cluster class are in
 :class:`cosdask.cluster.yarn.YarnCluster`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
+import sys
+import types
+from collections.abc import Iterator
 from typing import Any
 
 from cosdask.errors import ConfigError
@@ -25,6 +30,7 @@ def dask_yarn_core() -> Any:
     Raises:
         ConfigError: dask-yarn or skein is not installed.
     """
+    skein()
     core = _import("dask_yarn.core")
     import distributed
 
@@ -34,13 +40,35 @@ def dask_yarn_core() -> Any:
     return core
 
 
+@functools.cache
 def skein() -> Any:
-    """The module ``skein``.
+    """The module ``skein``, in working order.
 
     Raises:
         ConfigError: it is not installed.
     """
-    return _import("skein")
+    with _version_of_distutils():
+        module = _import("skein")
+    if hasattr(module.core, "grpc_fork_support_disabled"):
+        # it does nothing under gRPC 1.18 (2019) and later, but asks for the version each time
+        module.core.grpc_fork_support_disabled = contextlib.nullcontext
+    return module
+
+
+@contextlib.contextmanager
+def _version_of_distutils() -> Iterator[None]:
+    """``distutils.version`` for the time of an import: skein takes the name of a class from there."""
+    names = ("distutils", "distutils.version")
+    before = {name: sys.modules[name] for name in names if name in sys.modules}
+    version = types.ModuleType("distutils.version")
+    version.LooseVersion = str  # type: ignore[attr-defined]
+    sys.modules.update({"distutils": types.ModuleType("distutils"), "distutils.version": version})
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
 def _import(name: str) -> Any:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from cosdask.cluster.yarn_compat import skein
 from cosdask.cluster.yarn_spec import SIGN_OF_LIFE, TLS_FILES
 from cosdask.errors import DeadlineError
 
@@ -44,10 +45,9 @@ def _host() -> str:
 
 async def _scheduler(idle_timeout: float | None, tls: bool) -> None:
     """Serves until told to end, or until nobody has been connected for ``idle_timeout`` seconds."""
-    import skein
     from distributed import Scheduler, Security
 
-    application = skein.ApplicationClient.from_current()
+    application = skein().ApplicationClient.from_current()
     security = Security(require_encryption=True, **_tls_settings()) if tls else None
     host = _host()
     async with Scheduler(
@@ -94,11 +94,9 @@ class Watch:
 
 def _worker(tls: bool, gpu: bool) -> None:
     """Becomes a Dask worker under its nanny, by the container's name."""
-    import skein
-
-    application = skein.ApplicationClient.from_current()
+    application = skein().ApplicationClient.from_current()
     address = _wait_for_scheduler(application)
-    here = skein.properties
+    here = skein().properties
     environment = dict(os.environ)
     if gpu and "CUDA_VISIBLE_DEVICES" not in environment:
         from cosdask.cluster.gpus import claim_gpu
@@ -112,8 +110,7 @@ def _worker(tls: bool, gpu: bool) -> None:
         # scaling down ends workers by name: it must be the container's
         "--name", here.container_id,
         "--nthreads", str(resources.vcores),
-        # the rank, which is a child that Dask does not count, has the other half
-        "--memory-limit", f"{resources.memory // 2}MiB",
+        "--memory-limit", f"{resources.memory}MiB",
         "--nanny",
         "--host", host,
         "--dashboard-address", f"{host}:0",

@@ -18,6 +18,14 @@ SCHEDULER, WORKER = "dask.scheduler", "dask.worker"
 #: the scheduler's handler that a cluster object calls to show that it is there
 SIGN_OF_LIFE = "cosdask-sign-of-life"
 _PLACES = ("container", "client")
+#: Dask moves its own data to disk early, for the rank needs memory, too. It neither pauses nor ends a worker for what
+#: the process has grown to: compiled nets are memory that it knows nothing of, and YARN watches the whole container.
+_MEMORY = {
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "0.4",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "false",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "false",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "false",
+}
 #: how many times the workers of a cluster may be started again, for each worker
 _RESTARTS = 3
 #: names under which TLS files lie in a container
@@ -127,9 +135,9 @@ class Python:
     setup: Sequence[str]
     interpreter: str
 
-    def script(self, *words: str) -> str:
-        """A bash script that becomes ``python -m cosdask.cluster.yarn_container WORDS``."""
-        command = shlex.join(["exec", self.interpreter, "-m", "cosdask.cluster.yarn_container", *words])
+    def script(self, *words: str, module: str = "cosdask.cluster.yarn_container") -> str:
+        """A bash script that becomes ``python -m MODULE WORDS``."""
+        command = shlex.join(["exec", self.interpreter, "-m", module, *words])
         return "\n".join(["set -e", *self.setup, command])
 
 
@@ -168,13 +176,25 @@ _UNPACKED = (
 def _archive(environment: str) -> Any:
     """The file to bring; from HDFS it is the user's own, so that nodes keep it unpacked for the next application."""
     here = local_path(environment)
-    if not exists(environment):
+    if here is not None and not here.exists():
         raise missing(environment, "environment archive")
     if not environment.endswith((".tar.gz", ".tgz", ".zip")):
         raise ConfigError(f"environment={environment}: an archive ends in .tar.gz, .tgz or .zip")
     if here is not None:
         return skein().File(str(here.absolute()), type="archive")
     return skein().File(environment, type="archive", visibility="private")
+
+
+def check_remote_files(spec: Any) -> None:
+    """Refuses files that are not where the specification says; local ones were looked at when it was made.
+
+    Raises:
+        StorageError: names the first that is missing.
+    """
+    for service in spec.services.values():
+        for file in service.files.values():
+            if local_path(file.source) is None and not exists(file.source):
+                raise missing(file.source)
 
 
 def specification(options: YarnOptions) -> Any:
@@ -226,9 +246,9 @@ def specification(options: YarnOptions) -> Any:
 def _user_files(options: YarnOptions) -> dict[str, Any]:
     found = {}
     for name, source in {**options.files, **{TLS_FILES[key]: path for key, path in options.tls.items()}}.items():
-        if not exists(source):
-            raise missing(source)
         here = local_path(source)
+        if here is not None and not here.exists():
+            raise missing(source)
         found[name] = skein().File(source if here is None else os.path.abspath(here), type="file")
     return found
 
@@ -242,6 +262,7 @@ def _environment(options: YarnOptions, gpus: int, threads: int) -> dict[str, str
         # a worker that has no GPU takes none, one that should have one fails without it
         "JAX_PLATFORMS": "cuda,cpu" if gpus else "cpu",
         "PYTHONUNBUFFERED": "1",
+        **_MEMORY,
         **options.worker_env,
     }
 

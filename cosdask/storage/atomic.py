@@ -122,7 +122,7 @@ def _remote_output(url: PathLike, replace: bool) -> Iterator[IO[bytes]]:
 
 def _may_pass(url: PathLike, error: OSError) -> bool:
     """Whether it helps to send again: in HDFS, where a DataNode that died is used no more a few seconds later."""
-    if not os.fspath(url).startswith(("hdfs://", "viewfs://")):
+    if isinstance(error, StorageError) or not os.fspath(url).startswith(("hdfs://", "viewfs://")):
         return False
     from cosdask.storage.hdfs import passing
 

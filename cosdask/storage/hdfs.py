@@ -58,6 +58,8 @@ def plain_error(error: OSError | RuntimeError) -> OSError | RuntimeError:
                 return make(said)
         return OSError(f"{match['kind'].rpartition('.')[2]}: {said}")
     first = text.split("\n")[0]
+    if "No fs.defaultFS" in first:
+        return OSError("it names no NameNode, and HADOOP_CONF_DIR no folder whose core-site.xml does (fs.defaultFS)")
     if isinstance(error, FileNotFoundError) and first.startswith("Path is not a file"):
         return IsADirectoryError(errno.EISDIR, first)
     if not isinstance(error, OSError):
@@ -139,7 +141,8 @@ class Hdfs(HdfsFileSystem):
     replaces = True
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
+        with plain_errors():
+            super().__init__(*arguments, **keywords)
         self.client: Any = _Client(self.client)
 
 
@@ -149,5 +152,6 @@ class Viewfs(ViewfsFileSystem):
     replaces = True
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
+        with plain_errors():
+            super().__init__(*arguments, **keywords)
         self.client: Any = _Client(self.client)

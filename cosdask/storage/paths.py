@@ -94,6 +94,8 @@ def filesystem(url: PathLike) -> tuple[Any, str]:
         raise StorageError(f"{name}: {error}.{known}", path=name) from error
     except ImportError as error:
         raise StorageError(f"{name}: this kind of URL needs a package that is missing: {error}", path=name) from error
+    except OSError as error:
+        raise StorageError(f"{name}: cannot be reached: {error}", path=name) from error
     return fs, str(path)
 
 

@@ -7,11 +7,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from conftest_hadoop import SETTINGS, hdfs_folder, processes_of
+from distributed import Client
 
+import cosdask
 from cosdask.cluster.sandbox import Sandbox
+from cosdask.storage import atomic_write, filesystem, join
+from tests.parallel.problems import Problem, make_problem
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -65,15 +71,32 @@ def _ended(sandbox: Sandbox) -> list[psutil.Process]:
     return psutil.wait_procs(processes_of(sandbox), timeout=20)[1]
 
 
-def processes_of(sandbox: Sandbox) -> list[psutil.Process]:
-    """Every daemon, container and client program of the sandbox's, known by the environment it was started with."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-            ours = environment.get("HADOOP_CONF_DIR") == str(sandbox.folder / "conf")
-            if ours and (process.name() == "java" or "CONTAINER_ID" in environment):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
+@pytest.fixture(scope="session")
+def problem(hadoop: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    """A small training: local files, and the same in HDFS at ``hdfs_folder``."""
+    made = make_problem(tmp_path_factory.mktemp("yarn") / "problem", settings=SETTINGS)
+    base = hdfs_folder(hadoop)
+    fs, path = filesystem(base)
+    fs.put(f"{made.folder}/", path + "/", recursive=True)
+    net = (made.folder / "net.prototxt").read_text()
+    for name in ("train_lmdb", "test_lmdb"):
+        net = net.replace(f'"{name}"', f'"{join(base, name)}"')
+    atomic_write(join(base, "net.prototxt"), net)
+    solver = made.solver.read_text().replace('"net.prototxt"', f'"{join(base, "net.prototxt")}"')
+    atomic_write(join(base, "solver.prototxt"), solver)
+    return made
+
+
+@pytest.fixture(scope="session")
+def local(problem: Problem) -> dict[str, Any]:
+    """What two workers on this machine make of the local files."""
+    with cosdask.LocalCluster(n_workers=2, threads_per_worker=1) as two, Client(two, set_as_default=False) as connected:
+        config = cosdask.Config(conf=str(problem.solver), model=problem.model, progress="none")
+        job = cosdask.CaffeOnDask(connected, config)
+        validation = job.train_with_validation()
+        return {
+            "validation": validation,
+            "params": job.train().params,
+            "test": job.test(),
+            "features": job.features(blobs=["ip1"]).compute(),
+        }

@@ -1,0 +1,138 @@
+"""The driver of a submitted command, in its container: ``python -m cosdask.cli.submitted COMMAND``.
+
+It runs the command as a child, so that a crash of it is an exit code like any other, and passes on what it prints
+through the application's key-value store, which needs no port of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import IO, Any
+
+from cosdask.cluster import yarn_client
+from cosdask.cluster.submission import EXIT, SEEN, output_key
+from cosdask.cluster.yarn_compat import skein
+from cosdask.storage import exists, filesystem
+
+#: seconds of output in one part, and parts that are kept
+_PACE, _KEPT = 0.5, 2000
+#: seconds that somebody who follows has to read the end
+_READ = 5.0
+
+
+def main() -> int:
+    """Runs the command, tells its exit code, and ends the application."""
+    application = skein().ApplicationClient.from_current()
+    address = _scheduler(application)
+    words = [*sys.argv[1:], "--cluster", address]
+    if "--clusterSize" not in words and "--cluster-size" not in words and "-clusterSize" not in words:
+        words += ["--cluster-size", os.environ["COSDASK_WORKERS"]]
+    last = ""
+    try:
+        code, last = _run(words, Relay(application))
+    finally:
+        _remove_files()
+    application.kv[EXIT] = str(code).encode()
+    _wait_until_seen(application)
+    said = f"cosdask exit code {code}" + (f": {last}" if code else "")
+    application.shutdown(status="FAILED" if code else "SUCCEEDED", diagnostics=said)
+    return code
+
+
+def _scheduler(application: Any) -> str:
+    ends = time.monotonic() + 60
+    while (found := application.kv.get("dask.scheduler")) is None:
+        if time.monotonic() > ends:
+            raise SystemExit("no Dask scheduler told its address within 60 s")
+        time.sleep(0.1)
+    return str(found.decode())
+
+
+def _run(words: Sequence[str], relay: Relay) -> tuple[int, str]:
+    """The command's exit code and the last line it printed."""
+    program = "import sys; from cosdask.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        with relay:
+            last = relay.read(process.stdout)
+        code = process.wait()
+    # a signal's number is no exit code; shells add 128
+    return (code if code >= 0 else 128 - code), last
+
+
+class Relay:
+    """Sends lines to the application's store, a few parts a second at most; old parts are dropped."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._sender = threading.Thread(target=self._send, name="relay", daemon=True)
+
+    def __enter__(self) -> Relay:
+        self._sender.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.put(None)
+        self._sender.join(30)
+
+    def read(self, stream: IO[str]) -> str:
+        """Passes on all lines; returns the last that is not empty. The container's own log has them, too."""
+        last = ""
+        for line in stream:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            self._lines.put(line)
+            last = line.strip() or last
+        return last
+
+    def _send(self) -> None:
+        number, ended = 0, False
+        while not ended:
+            first = self._lines.get()
+            time.sleep(_PACE if first is not None else 0.0)
+            part = [first]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    part.append(self._lines.get_nowait())
+            ended = None in part
+            text = "".join(line for line in part if line is not None)
+            if text:
+                self._application.kv[output_key(number)] = text.encode()
+                if number >= _KEPT:
+                    self._application.kv.discard(output_key(number - _KEPT))
+                number += 1
+
+
+def _remove_files() -> None:
+    folder = os.environ["COSDASK_FILES"]
+    if exists(folder):
+        fs, path = filesystem(folder)
+        fs.rm(path, recursive=True)
+
+
+def _wait_until_seen(application: Any) -> None:
+    """Gives whoever follows a moment to read the end."""
+    ends = time.monotonic() + _READ
+    with contextlib.suppress(skein().exceptions.SkeinError):
+        while time.monotonic() < ends and application.kv.get(SEEN) is None:
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    with yarn_client.talking("the application's master"):
+        sys.exit(main())
