@@ -404,6 +404,9 @@ class FlagParser(argparse.ArgumentParser):
             message = f'the word "{word}" belongs to no flag; lists such as -features a,b take no blanks unless quoted'
             raise ConfigError(f"{message}. See {self.prog} --help", flag=word)
         name = word.split("=")[0].lstrip("-")
+        if _squeezed(name) in _CONVERTERS:
+            message = f'the flag "-{name}" belongs to CaffeOnSpark\'s tools: cosdask convert TOOL -{name} ...'
+            raise ConfigError(f"{message} See {self.prog} --help", flag=name)
         flags = [flag.lstrip("-") for flag in self._option_string_actions]
         raise ConfigError(f'unknown flag "-{name}".{did_you_mean(name, flags)} See {self.prog} --help', flag=name)
 
@@ -431,6 +434,16 @@ def _placeholder(rules: Mapping[str, Any]) -> str:
 
 def _squeezed(flag: str) -> str:
     return flag.lstrip("-").replace("-", "").replace("_", "").lower()
+
+
+#: Options that only CaffeOnSpark's tools have; there one parser served every program.
+_CONVERTERS = {
+    _squeezed(name)
+    for name in (
+        "imageRoot", "labelFile", "captionFile", "captionLength", "vocabSize", "imageCaptionDFDir", "vocabDir",
+        "embeddingDFDir",
+    )
+}  # fmt: skip
 
 
 def _respelled(word: str, known: Mapping[str, str]) -> str:

@@ -26,6 +26,27 @@ def checks(name: str) -> Any:
     return register
 
 
+@checks("DLDemo")
+def learned_digits(notebook: Any) -> None:
+    """Digits drawn, Caffe's log, three validations, accuracies of net and regression above 0.85, ids in order."""
+    text = outputs(notebook)
+    assert text.count("data:image/png") == 5
+    assert len(re.findall(r"Iteration \d+", text)) >= 3 and "3 validations" in text
+    accuracies = [
+        float(number)
+        for number in re.findall(r"'accuracy': ([\d.]+)|^accuracy: ([\d.]+)$", text, re.M)
+        for number in number
+        if number
+    ]
+    assert len(accuracies) == 2 and min(accuracies) > 0.85
+    assert float(re.search(r"([\d.]+) of 1000 predictions are right", text)[1]) > 0.85  # type: ignore[index]
+    predicted, labels = (re.search(rf"{word} +\[([\d ]+)\]", text)[1].split() for word in ("predictions:", "labels:"))  # type: ignore[index]
+    assert sum(a == b for a, b in zip(predicted, labels, strict=True)) >= 4
+    assert "00000000" in text and len(pictures(notebook)) == 1
+    by_digit = re.findall(r"^\d +([\d.]+)$", text, re.M)
+    assert len(by_digit) >= 10 and np.mean([float(share) for share in by_digit[-10:]]) > 0.8
+
+
 @checks("NetworkDefinitionDemo")
 def compared_settings(notebook: Any) -> None:
     """The net drawn and its shapes; longer training is better; of six settings, small rates learn least."""
