@@ -142,7 +142,7 @@ def user_errors() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
         for failure in reversed(_failures):
-            if failure.message in text or str(failure.where.get("layer")) in text:
+            if failure.message in text:  # another error may come while an old failure is still kept
                 _failures.clear()
                 raise failure from failure.__cause__
         raise
