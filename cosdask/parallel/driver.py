@@ -18,6 +18,7 @@ from cosdask.nn import allow_python_layers
 from cosdask.parallel import evaluate, features, prepare
 from cosdask.parallel.frame_input import (
     FrameInput,
+    Reads,
     RunInputs,
     all_reads,
     as_dask,
@@ -190,16 +191,16 @@ class CaffeOnDask:
         """Everything the ranks need; what is wrong with nets or data is raised here, before they start."""
         solver = to_text(param)
         options = source_options(config)
-        given = None
-        if (frame := dataframe_of(source)) is not None:
-            layer = data_layer(solver, "TRAIN")
-            whole = as_dask(frame, len(members))
-            reads = train_reads(config.devices)
-            rows = FrameInput(client, whole, layer, "TRAIN", options, members, reads, order)
-            inputs.given["TRAIN"] = rows
-            given = rows.spec(members)
-        elif source is not None:
-            given = source_spec(client, source, solver, "TRAIN", options)
+
+        def given_rows(rows: Any, phase: str, reads: Reads, order: Any = None) -> dict[str, Any] | None:
+            frame = dataframe_of(rows)
+            if frame is None:
+                return source_spec(client, rows, solver, phase, options)
+            layer, whole = data_layer(solver, phase), as_dask(frame, len(members))
+            inputs.given[phase] = FrameInput(client, whole, layer, phase, options, members, reads, order)
+            return inputs.given[phase].spec(members)
+
+        given = given_rows(source, "TRAIN", train_reads(config.devices), order)
         weights = ",".join(prepare.absolute(path.strip()) for path in config.weights.split(",") if path.strip())
         inspection = client.submit(
             prepare.inspect_training,
@@ -207,18 +208,14 @@ class CaffeOnDask:
             given,
             validate and validation is None,
             weights,
-            source_options(config),
+            options,
             dump_plugins(),
             pure=False,
         )
         (found,) = results_of([inspection])
         tests = found["tests"]
-        if validate and (frame := dataframe_of(validation)) is not None:
-            layer, whole = data_layer(solver, "TEST"), as_dask(frame, len(members))
-            inputs.given["TEST"] = FrameInput(client, whole, layer, "TEST", options, members, all_reads)
-            tests = [inputs.given["TEST"].spec(members)]
-        elif validate and validation is not None:
-            tests = [source_spec(client, validation, solver, "TEST", options)]
+        if validate and validation is not None:
+            tests = [given_rows(validation, "TEST", all_reads)]
         check_data(client, members, [found["source"], *tests])
         return Job(
             run_id=uuid.uuid4().hex[:12],
