@@ -65,7 +65,7 @@ class _Ahead:
             with self._source.hold():
                 while (pieces := self._timed(0, next, self._batches, None)) is not None:
                     if self._threads is None:
-                        self._threads = _cpus() if self._is_slow(pieces) else 1
+                        self._threads = self._needed_threads(pieces)
                     if not self._put(self._decoding(pieces)):
                         return
                 self._put(_done(None))
@@ -73,7 +73,7 @@ class _Ahead:
             self._put(_failed(error))
 
     def _decoding(self, pieces: Pieces) -> Future[Batch | None]:
-        if self._threads == 1:
+        if self._threads is None or self._threads == 1:
             return _done(self._timed(1, self._decode, pieces))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "cosdask-decode")
@@ -94,9 +94,12 @@ class _Ahead:
         with self._lock:
             return self._work[0], self._work[1]
 
-    def _is_slow(self, pieces: Pieces) -> bool:
+    def _needed_threads(self, pieces: Pieces) -> int | None:
+        """By the first rows that can be read; None as long as there are none."""
         rows = next((piece.rows for piece in pieces if isinstance(piece, Piece)), None)
-        return rows is not None and self._source.is_slow(rows)
+        if rows is None:
+            return None
+        return _cpus() if self._source.is_slow(rows) else 1
 
     def _put(self, outcome: Future[Batch | None]) -> bool:
         """Hand over an outcome; False when the consumer has closed."""
