@@ -113,6 +113,8 @@ class NetEstimator(BaseEstimator):
         if self._roles.reader is None and has_column(X, self.column) and holds_bytes(first_cell(X, self.column)):
             # pictures for a bare input are read as they are, without a transform
             self._roles = replace(self._roles, reader=caffe_pb2.LayerParameter(type="MemoryData"))
+        if self._roles.reader is not None and len(self._row) != 3:
+            raise ConfigError(f"the net reads images (C, H, W), and a row of X has the shape {self._row}.")
         self._solver = self._solver_message(solver)
         answering = nets.answering_net(self._message, self._roles, self._row, self.batch_size)
         self.net_ = Net(
@@ -158,9 +160,7 @@ class NetEstimator(BaseEstimator):
     def _train(self, X: Any, labels: np.ndarray) -> None:
         """Train the net on rows and numbers of classes, and take its weights."""
         self._solver.max_iter = max(1, self._iterations(len(labels)))
-        self._solver.net_param.CopyFrom(
-            nets.training_net(self._message, self._roles, self._row, min(self.batch_size, _MOST_ROWS))
-        )
+        self._solver.net_param.CopyFrom(nets.training_net(self._message, self._roles, self._row, self.batch_size))
         client = self._client()
         if client is not None:
             self._train_on(client, self._distributed(X, labels) if is_dask(X) else self._frame(X, labels))
@@ -194,7 +194,7 @@ class NetEstimator(BaseEstimator):
         self.net_.params = self.net_.from_blobs({name: arrays for name, arrays in blobs.items() if name in own})
 
     def _client(self) -> Client | None:
-        """The cluster to train on: a client, the address of a scheduler, or ``"current"``."""
+        """The cluster to train on: the client given, or the current one."""
         if self.client is None or isinstance(self.client, Client):
             return self.client
         if self.client == "current":
@@ -261,9 +261,6 @@ class NetEstimator(BaseEstimator):
         axis = self.net_.batch_axis(blob)
         shape = self.net_.blob_shapes[blob]
         return int(np.prod([size for place, size in enumerate(shape) if place != axis]))
-
-
-_MOST_ROWS = 1 << 20
 
 
 class _Answer:

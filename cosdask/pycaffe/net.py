@@ -20,13 +20,11 @@ from cosdask.proto import caffe_pb2
 from cosdask.pycaffe import state
 from cosdask.pycaffe.batches import forward_all, forward_backward_all
 from cosdask.pycaffe.blob import Blob
+from cosdask.pycaffe.calls import TEST, TRAIN, arguments, hdf5_name, phase_name, where
 from cosdask.pycaffe.feeding import ArrayReader, RowReader, make_reader
 from cosdask.pycaffe.opening import AUTOMATIC, open_net
 from cosdask.pycaffe.span import Backward, BackwardPlan, Forward, forward_reads
 from cosdask.solver.nets import NetSource
-
-TRAIN: int = caffe_pb2.TRAIN
-TEST: int = caffe_pb2.TEST
 
 
 class LayerView:
@@ -82,8 +80,8 @@ class Net:
         stages: Sequence[str] | None = None,
         weights: str | None = None,
     ) -> None:
-        phase, level, stages, weights = _arguments(args, phase, level, stages, weights)
-        self._set_up(NetSource(_where(network_file), _phase_name(phase), level, tuple(stages or ())), state.seed())
+        phase, level, stages, weights = arguments(args, phase, level, stages, weights)
+        self._set_up(NetSource(where(network_file), phase_name(phase), level, tuple(stages or ())), state.seed())
         if weights:
             self.copy_from(weights)
 
@@ -169,7 +167,7 @@ class Net:
 
     def load_hdf5(self, weights: str | os.PathLike[str]) -> None:
         """Copy weights from an HDF5 file, whose name must end in ``.h5``."""
-        self.copy_from(_hdf5_name(weights))
+        self.copy_from(hdf5_name(weights))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as ``.caffemodel``, or as HDF5 where the name ends in ``.h5``."""
@@ -183,7 +181,7 @@ class Net:
         """
         if write_diff:
             raise WeightsError("save_hdf5 writes weights only; save gradients with h5py from net.params[...][i].diff.")
-        self.save(_hdf5_name(path))
+        self.save(hdf5_name(path))
 
     def share_with(self, other: Net) -> None:
         """Use another net's weights, by layer name: both see what is written to them, now and later.
@@ -505,41 +503,6 @@ class Net:
     def __repr__(self) -> str:
         phase = "TRAIN" if self.phase == TRAIN else "TEST"
         return f'<caffe.Net "{self.name}" ({phase}): {len(self.layers)} layers>'
-
-
-def _arguments(
-    args: Sequence[Any], phase: Any, level: int, stages: Sequence[str] | None, weights: str | None
-) -> tuple[Any, int, Sequence[str] | None, str | None]:
-    """Sort out pycaffe's two ways to call the constructor."""
-    rest = list(args)
-    if len(rest) >= 2 and isinstance(rest[0], str | os.PathLike) and str(rest[0]) not in ("TRAIN", "TEST"):
-        weights = os.fspath(rest.pop(0))
-    names = ("phase", "level", "stages", "weights")
-    if len(rest) > len(names):
-        raise NetError(f"Net takes a file, a phase, level, stages and weights; {len(args) + 1} arguments are given.")
-    given = dict(zip(names, rest, strict=False))
-    phase = given.get("phase", phase)
-    if phase is None:
-        raise NetError("Net needs a phase: Net(file, caffe.TEST) or Net(file, weights, caffe.TEST).")
-    return phase, given.get("level", level), given.get("stages", stages), given.get("weights", weights)
-
-
-def _where(network_file: Any) -> str | caffe_pb2.NetParameter:
-    return network_file if isinstance(network_file, caffe_pb2.NetParameter) else os.fspath(network_file)
-
-
-def _phase_name(phase: Any) -> str:
-    names = {TRAIN: "TRAIN", TEST: "TEST", "TRAIN": "TRAIN", "TEST": "TEST"}
-    if phase not in names:
-        raise NetError(f"phase {phase!r}: caffe.TRAIN (0) and caffe.TEST (1) are possible.")
-    return names[phase]
-
-
-def _hdf5_name(path: str | os.PathLike[str]) -> str:
-    name = os.fspath(path)
-    if not name.endswith(".h5"):
-        raise WeightsError(f"{name}: name an HDF5 file of weights with .h5 at its end.", path=name)
-    return name
 
 
 def _computed(net: PureNet, chosen: Iterable[int]) -> Iterator[int]:

@@ -218,7 +218,7 @@ def test_weights_are_saved_loaded_and_shared(name: str, tmp_path: Path) -> None:
     for other in (
         caffe.Net(model, path, caffe.TEST),
         caffe.Net(model, caffe.TEST, weights=path),
-        caffe.Net(model, 1, weights=path),
+        caffe.Net(model, path, phase=1),
     ):
         assert (other.params["ip1"][0].data == 0.25).all()
         assert_close(other.forward(data=X)["prob"], net.forward(data=X)["prob"])
