@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from cosdask.convert.rows import CHUNK, Input, row_schema
-from cosdask.errors import ConfigError, DataError, StorageError
+from cosdask.errors import DataError, StorageError
 from cosdask.storage import join, local_path, read_bytes, read_text, stamp
 
 #: Most bytes of a list, and of an image file.
@@ -169,14 +169,3 @@ def _same_list(*settings: Any) -> ListInput:
         _LISTS.clear()
         _LISTS[key] = ListInput(*settings)
     return _LISTS[key]
-
-
-def need(value: str, flag: str, what: str) -> str:
-    """A flag that a tool cannot do without.
-
-    Raises:
-        ConfigError: it was not given.
-    """
-    if not value:
-        raise ConfigError(f"no {what}: give it with -{flag}", option=flag)
-    return value

@@ -7,7 +7,6 @@ there writes the same bytes again, if the last part had been written but not wri
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from cosdask.proto import caffe_pb2
 _MAP_START = 64 << 20
 #: Most bytes of a key that an LMDB takes.
 _KEY_BYTES = 511
-_TRANSACTION_BYTES = 32 << 20
 
 
 class Store(ABC):
@@ -286,8 +284,3 @@ def names_of(kind: str, output: str) -> dict[str, str]:
     if kind == "idx":
         return {name: f"{output}-{name}" for name in store.files}
     return {name: output for name in store.files}
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder of work."""
-    shutil.rmtree(folder, ignore_errors=True)

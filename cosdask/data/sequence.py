@@ -160,7 +160,7 @@ class SequenceSource(ImageSource):
             if (header.key_class, header.value_class) != (BYTES, BYTES):
                 raise DataError(
                     f"{reader.name}: keys of {header.key_class} and values of {header.value_class}; {self.where} takes "
-                    f"{BYTES} for both, as CaffeOnSpark's tools write them. `cosdask convert` reads other files",
+                    f"{BYTES} for both, as CaffeOnSpark's tools write them; `cosdask peek` shows what is there",
                     path=reader.name,
                 )
             return [

@@ -156,7 +156,7 @@ def test_bad_files_and_rows_are_named(tmp_path: Path, digits: Digits, make_layer
     with pytest.raises(DataError, match="hold no rows"):
         open_source(layer_of(make_layer, tmp_path / "empty", 4)).index()
     write(tmp_path / "texts", [], key_class="org.apache.hadoop.io.Text")
-    with pytest.raises(DataError, match=r"keys of org.apache.hadoop.io.Text.*cosdask convert"):
+    with pytest.raises(DataError, match=r"keys of org.apache.hadoop.io.Text.*cosdask peek"):
         open_source(layer_of(make_layer, tmp_path / "texts", 4)).index()
     rows = raw_rows(digits)
     write(tmp_path / "cut", rows)
