@@ -89,6 +89,7 @@ def test_every_notebook_has_its_check() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_notebook_runs_and_shows_what_it_promises(name: str, tmp_path: Path) -> None:
     """Headless, in an empty folder, with the package of this checkout (issue 8)."""
