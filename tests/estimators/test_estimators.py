@@ -45,7 +45,7 @@ layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "
 """
 
 
-@parametrize_with_checks([NetClassifier(), NetFeatures()])
+@parametrize_with_checks([NetClassifier(), NetFeatures(max_iter=2)])
 @pytest.mark.slow
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     """scikit-learn's contract, every check: input, clone, pickle, the same result each time, subsets, and so on."""
