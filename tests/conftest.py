@@ -18,6 +18,8 @@ import hypothesis
 import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
+# scripts and modules that tests run as a user would; they are no tests, nor do they hold examples
+collect_ignore_glob = ["conftest.py", "*/conftest.py", "pycaffe/scripts/*", "nn/my_python_layers.py"]
 _CACHE = pytest.StashKey[str]()
 
 # Two shared cores make a deadline a single example meaningless. CI draws the same examples every time, so that a
