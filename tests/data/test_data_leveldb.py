@@ -91,16 +91,17 @@ def test_ranks_read_side_by_side_while_another_holds_the_lock(leveldb: tuple[Pat
     assert sorted(np.concatenate(labels).tolist()) == list(range(ROWS))
 
 
-def test_nothing_is_left_behind(
-    leveldb: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The view is removed with its last reader."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    reading = open_source(layer(leveldb[0])).stream(0, 10, 2)
+    write(tmp_path / "rows", 50)
+    views = tmp_path / "views"
+    views.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(views))
+    reading = open_source(layer(tmp_path / "rows")).stream(0, 10, 2)
     next(reading)
-    assert len(os.listdir(tmp_path)) == 1
+    assert len(os.listdir(views)) == 1
     reading.close()
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(views) == []
 
 
 def test_a_damaged_table_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
