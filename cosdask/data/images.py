@@ -199,7 +199,8 @@ class ImageSource(Source):
         cells = own.data if name == "data" else own.floats or []
         values: list[Any] = []
         for i, cell in enumerate(cells):
-            if cell is None or (name == "data" and own.encoded[i]):
+            # rows of floats hold no bytes: theirs stay as they are
+            if cell is None or not len(cell) or (name == "data" and own.encoded[i]):
                 values.append(cell)
                 continue
             pixels = np.ascontiguousarray(self._raw(own, i, i))

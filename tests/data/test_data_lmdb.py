@@ -273,3 +273,14 @@ def test_decoding_is_a_function_of_the_row(lmdb_path: Path, make_layer: Callable
     part = source.decode(next(source.read(7, 12)), Draw.of(1, 2, 7, 12))
     for name, array in part.items():
         np.testing.assert_array_equal(array, whole[name][7:12])
+
+
+def test_rows_of_floats_are_told_apart_in_frames(tmp_path: Path, make_layer: Callable[..., Any]) -> None:
+    """A Datum's ``float_data`` is the frame's; its bytes, of which it has none, are not made up from them."""
+    numbers = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    datum = caffe_pb2.Datum(channels=3, height=2, width=2, label=1, float_data=numbers.ravel().tolist())
+    put(tmp_path / "floats", {b"0": datum.SerializeToString()})
+    source = open_source(make_layer("lmdb", tmp_path / "floats", 1), "TEST")
+    frame = source.frame(source.partitions()[0])
+    assert not frame["data"][0]
+    np.testing.assert_array_equal(np.asarray(frame["float_data"][0]), numbers.transpose(1, 2, 0).ravel())
