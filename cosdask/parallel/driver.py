@@ -27,7 +27,7 @@ from cosdask.parallel.frame_input import (
     train_reads,
 )
 from cosdask.parallel.group import Member, check_data, check_free, results_of, scheduler_address, wait_for_members
-from cosdask.parallel.job import Job
+from cosdask.parallel.job import JOB_OPTIONS, Job
 from cosdask.parallel.plugins import dump_plugins
 from cosdask.parallel.recovery import Recovery
 from cosdask.parallel.results import TrainResult
@@ -230,18 +230,9 @@ class CaffeOnDask:
             weights=weights,
             snapshot=prepare.absolute(config.snapshot),
             validate=validate and bool(tests),
-            devices=config.devices,
             deadline=config.worker_deadline,
-            rank_silence=config.rank_silence,
-            step_deadline=config.step_deadline,
-            checkpoint_seconds=config.checkpoint_seconds,
-            on_nan=config.on_nan,
-            warmup=config.warmup,
-            wire=config.wire,
             plugins=dump_plugins(),
-            precision=config.precision,
-            global_batch_norm=config.global_batch_norm,
-            global_loss=config.global_loss,
+            **{name: getattr(config, name) for name in JOB_OPTIONS},
         )
 
     def _test(self, client: Client, source: Any) -> dict[str, Any]:

@@ -8,6 +8,11 @@ import json
 import zlib
 from typing import Any
 
+#: options of a Config that a job carries under the same names
+JOB_OPTIONS = (
+    "devices", "rank_silence", "step_deadline", "checkpoint_seconds", "on_nan", "warmup", "wire", "precision",
+    "global_batch_norm", "global_loss",
+)  # fmt: skip
 #: characters of JSON from which on a job travels packed
 _PACKED_FROM = 1 << 16
 _PACKED = "zlib:"
