@@ -12,7 +12,7 @@ TWO := --numprocesses 2 --dist loadgroup --durations 40
 CODE := cosdask tests benchmarks notebooks/execute.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint notebooks bench soak sandbox sandbox-stop clean
+.PHONY: help demo test check test-long lint notebooks bench soak sandbox sandbox-stop clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,11 +20,15 @@ help:  ## Show this list
 demo: $(VENV)/.demo-installed  ## Train, test and use LeNet on 5,000 real digits (results in out/demo)
 	$(BIN)/cosdask demo --output $(OUT) --overwrite
 
-test: lint  ## Lint, then every test and every example in the docstrings
-	$(BIN)/python -m pytest $(TWO)
+test: lint  ## Lint, then the tests and every example in the docstrings
+	$(BIN)/python -m pytest --durations 10 -m "hadoop and not long" tests/cluster
+	$(BIN)/python -m pytest $(TWO) -m "not hadoop and not long"
+
+test-long: lint  ## The tests that take longest: more faults, more on YARN, all notebooks
+	$(BIN)/python -m pytest --durations 20 -m long
 
 check: lint  ## Lint, then the fast tests (under three minutes)
-	$(BIN)/python -m pytest $(TWO) -m "not slow"
+	$(BIN)/python -m pytest $(TWO) -m "not slow and not long"
 
 lint: $(VENV)/.test-installed  ## Style, format, types and the direction of imports
 	$(BIN)/ruff check $(CODE)

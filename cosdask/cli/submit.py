@@ -47,10 +47,11 @@ def _submit(given: dict[str, Any], command: list[str]) -> int:
     dry = options.pop("dry_run", False)
     from cosdask.cluster import submission, yarn_client
     from cosdask.cluster.yarn import yarn_options
+    from cosdask.cluster.yarn_spec import spec_text
 
     asked = yarn_options(n_workers=workers, **options)
     if dry:
-        print(submission.submission(asked, command, "hdfs:///user/USER/.cosdask/JOB", driver_memory).to_yaml(), end="")
+        print(spec_text(submission.submission(asked, command, "hdfs:///user/USER/.cosdask/JOB", driver_memory)), end="")
         return 0
     folder = submission.new_folder()
     with yarn_client.yarn_client(*login) as client:

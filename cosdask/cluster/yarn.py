@@ -28,6 +28,7 @@ from cosdask.cluster.yarn_spec import (
     YarnOptions,
     check_remote_files,
     hadoop_setting,
+    spec_text,
     specification,
 )
 from cosdask.errors import ClusterError, ConfigError, DeadlineError, did_you_mean
@@ -147,12 +148,12 @@ class YarnCluster(_Base):
     @staticmethod
     def dry_run(n_workers: int, **options: Any) -> str:
         """The exact application specification that these options would submit, as YAML; nothing is started."""
-        text: str = specification(yarn_options(n_workers=n_workers, **options)).to_yaml()
+        text: str = spec_text(specification(yarn_options(n_workers=n_workers, **options)))
         return text
 
     def describe(self) -> str:
         """The exact application specification that was submitted, as YAML."""
-        text: str = self.spec.to_yaml()
+        text: str = spec_text(self.spec)
         return text
 
     @property

@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import yaml
+
 from cosdask.cluster.yarn_compat import dask_yarn_core, skein
 from cosdask.errors import ConfigError, did_you_mean
 from cosdask.storage import exists, local_path, missing
@@ -303,3 +305,11 @@ def hadoop_setting(file: str, name: str) -> str:
         raise ConfigError(f"{path}: not a Hadoop configuration: {error}", path=str(path)) from error
     found = [entry.findtext("value") or "" for entry in root.iter("property") if entry.findtext("name") == name]
     return found[-1].strip() if found else ""
+
+
+def spec_text(spec: Any) -> str:
+    """A specification as YAML, the same text every time: skein keeps the tags as a set."""
+    found = spec.to_dict()
+    found["tags"] = sorted(found.get("tags", ()))
+    text: str = yaml.safe_dump(found, default_flow_style=False)
+    return text

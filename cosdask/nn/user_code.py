@@ -113,7 +113,7 @@ def provide_caffe(module: types.ModuleType | None = None) -> None:
         sys.modules["caffe"] = module
     elif "caffe" not in sys.modules:
         small = types.ModuleType("caffe", "What Python layers need of Caffe's Python interface, from cosdask.")
-        small.__dict__.update(Layer=Layer, TRAIN=0, TEST=1)
+        small.__dict__.update(Layer=Layer, TRAIN=0, TEST=1, __cosdask__=True)
         sys.modules["caffe"] = small
 
 

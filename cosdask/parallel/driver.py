@@ -287,10 +287,12 @@ class CaffeOnDask:
 
 def _resumed(config: Config, folder: RunFolder) -> tuple[Config, int]:
     """The options and the seed to go on with: what decides the rows' order is the run's own, whatever is asked now."""
+    # first, for it says in plain words where there is nothing to go on from
+    newest = _newest_state(folder)
     options, run = config.to_dict(), folder.read_run()
     if config.shuffle and not run.get("shuffle"):
         raise ConfigError("--resume: the run was begun without --shuffle; leave it out to go on.", option="shuffle")
-    options.update(snapshot=_newest_state(folder), resume=False, shuffle=bool(run.get("shuffle")))
+    options.update(snapshot=newest, resume=False, shuffle=bool(run.get("shuffle")))
     return Config.from_dict(options), run["seed"]
 
 

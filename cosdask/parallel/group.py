@@ -56,7 +56,8 @@ def workers_of(client: Client) -> dict[str, Any]:
             found = client.sync(client.scheduler.identity, n_workers=-1).get("workers")
             if found is not None:
                 return dict(found)
-    raise GroupError("the connection to the Dask scheduler is lost.", no_scheduler=True)
+    message = "the connection to the Dask scheduler is lost. Bring a cluster up and go on with --resume."
+    raise GroupError(message, no_scheduler=True)
 
 
 def scheduler_address(client: Client) -> str:

@@ -86,7 +86,7 @@ class Job:
 
         The scheduler passes it on once a rank.
         """
-        text = json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        text = json.dumps(vars(self), separators=(",", ":"))
         if len(text) < _PACKED_FROM:
             return text
         return _PACKED + base64.b64encode(zlib.compress(text.encode(), level=1)).decode()

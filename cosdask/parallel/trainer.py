@@ -81,7 +81,7 @@ class Trainer:
         self._checkpoints: Checkpoints | None = None
         if self._folder is not None:
             self._checkpoints = Checkpoints(self.engine, self._folder, job.checkpoint_seconds, self.emit)
-        watch = LossWatch(job.on_nan, self.emit)
+        watch = LossWatch(job.on_nan, self.emit if rank == 0 else lambda event: None)
         # the other ranks report less often: their progress only shows that they live
         pace = Pace(job.pace if rank == 0 else 4 * job.pace)
         due = self._checkpoints.when_due if self._checkpoints else None

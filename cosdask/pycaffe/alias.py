@@ -33,6 +33,10 @@ def install_as_caffe(replace: bool = False) -> None:
     loaded = sys.modules.get("caffe")
     if loaded is ours:
         return
+    # the little that Python layers were given is ours too
+    if getattr(loaded, "__cosdask__", False):
+        loaded = None
+        del sys.modules["caffe"]
     if not replace and (loaded is not None or importlib.util.find_spec("caffe") is not None):
         raise ConfigError(
             "install_as_caffe: there is another module named caffe here; uninstall it, or say replace=True to hide it."

@@ -35,6 +35,7 @@ layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top:
 SOLVER = 'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" momentum: 0.9 max_iter: 20 random_seed: 2 test_iter: 3'
 
 
+@pytest.mark.long
 def test_the_pipeline_script_runs_over_yarn(hadoop: Sandbox, tmp_path: Path, repository: Path) -> None:
     """Train, features, logistic regression in containers; net, rows, weights and result lie in HDFS."""
     rng = np.random.default_rng(0)

@@ -136,7 +136,7 @@ class _Kills:
         """Nothing is held."""
 
 
-@pytest.mark.parametrize("victim", ["rank", "container"])
+@pytest.mark.parametrize("victim", ["rank", pytest.param("container", marks=pytest.mark.long)])
 def test_a_death_changes_nothing_but_time(
     hadoop: Sandbox, client: Client, problem: Problem, local: dict[str, Any], victim: str
 ) -> None:
@@ -181,6 +181,7 @@ def test_a_wrong_path_in_hdfs_is_one_clear_message(hadoop: Sandbox, client: Clie
         cosdask.CaffeOnDask(client, in_hdfs(hadoop, "x", conf=join(base, "solver.prototext"))).train()
 
 
+@pytest.mark.long
 def test_an_environment_without_cosdask_says_so(hadoop: Sandbox, tmp_path: Path) -> None:
     """The container's own last words are in the message, and nothing is left running."""
     with pytest.raises(ClusterError, match=r"No module named.*cosdask package"):
@@ -188,6 +189,7 @@ def test_an_environment_without_cosdask_says_so(hadoop: Sandbox, tmp_path: Path)
     assert not applications_running()
 
 
+@pytest.mark.long
 def test_a_queue_without_room_says_what_it_waits_for(hadoop: Sandbox) -> None:
     """It gives up at its deadline, names the queue, and takes the application back; an unknown queue is refused."""
     with pytest.raises(DeadlineError, match=rf"waits for room in the queue \S*{SMALL_QUEUE}"):
@@ -205,6 +207,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.long
 def test_a_dead_client_leaves_nothing_running(hadoop: Sandbox) -> None:
     """kill -9 of the client's process: the application ends by itself, and its containers with it."""
     program = _CLIENT.format(options=options(idle_timeout=2))

@@ -297,6 +297,8 @@ def test_a_source_class_by_its_python_path(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(user_modules, "_allowed", set())
     monkeypatch.setattr(user_code, "_allowed", set())
+    # what other tests of this process allowed does not travel along
+    monkeypatch.setattr(user_code, "_shipped", {})
 
     def layer(name: str) -> caffe_pb2.LayerParameter:
         text = (

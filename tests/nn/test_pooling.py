@@ -36,7 +36,7 @@ def windows(layer: Layer, kernel: int, stride: int, pad: int) -> list[tuple[int,
     floor=st.booleans(),
     levels=st.sampled_from([2, 1000]),
 )
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_maxima_places_and_gradients_follow_the_definition(
     kernel: int, stride: int, pad: int, floor: bool, levels: int
 ) -> None:

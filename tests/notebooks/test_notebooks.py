@@ -88,9 +88,12 @@ def test_every_notebook_has_its_check() -> None:
     assert set(names()) - {"OnYarn"} == set(CHECKS)
 
 
+_LONG = pytest.mark.long
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", [name if name == "DLDemo" else pytest.param(name, marks=_LONG) for name in CHECKS])
 def test_a_notebook_runs_and_shows_what_it_promises(name: str, tmp_path: Path) -> None:
     """Headless, in an empty folder, with the package of this checkout (issue 8)."""
     notebook = execute(name, tmp_path)

@@ -46,8 +46,17 @@ def undisturbed(cluster: cosdask.LocalCluster, tmp_path_factory: pytest.TempPath
         return made, cosdask.CaffeOnDask(connected, config(made)).train().params
 
 
-@pytest.mark.parametrize("victim", ["rank 0", "rank 2", "worker"])
-@pytest.mark.parametrize("moment", [Progress, Snapshot], ids=["in a step", "after a snapshot"])
+@pytest.mark.parametrize(
+    ("moment", "victim"),
+    [
+        pytest.param(Progress, "rank 0", id="in a step-rank 0"),
+        pytest.param(Progress, "rank 2", id="in a step-rank 2", marks=pytest.mark.long),
+        pytest.param(Progress, "worker", id="in a step-worker"),
+        pytest.param(Snapshot, "rank 0", id="after a snapshot-rank 0"),
+        pytest.param(Snapshot, "rank 2", id="after a snapshot-rank 2", marks=pytest.mark.long),
+        pytest.param(Snapshot, "worker", id="after a snapshot-worker", marks=pytest.mark.long),
+    ],
+)
 def test_a_death_changes_nothing_but_time(
     client: Client, undisturbed: tuple[Problem, Any], tmp_path: Path, victim: str, moment: type
 ) -> None:

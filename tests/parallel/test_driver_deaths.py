@@ -67,7 +67,7 @@ def start_client(process: Any, made: Problem) -> subprocess.Popen[bytes]:
 
 def test_a_new_client_takes_the_run_up(cluster_process: Any, tmp_path: Path) -> None:
     """kill -9 of the client; the next one need not wait until the ranks have noticed."""
-    made = make_problem(tmp_path / "problem", settings="max_iter: 600 snapshot: 50")
+    made = make_problem(tmp_path / "problem", settings="max_iter: 300 snapshot: 20")
     with start_client(cluster_process, made) as first:
         first.kill()
     with Client(cluster_process.address, set_as_default=False) as client:
@@ -75,7 +75,7 @@ def test_a_new_client_takes_the_run_up(cluster_process: Any, tmp_path: Path) -> 
         found = cosdask.CaffeOnDask(client, config(made, resume=True), consumers=[listener]).train()
         (started,) = listener.of(RunStarted)
         assert started.start_iteration > 0
-        assert found.iterations == 600
+        assert found.iterations == 300
         whole = cosdask.CaffeOnDask(client, config(made, overwrite=True)).train()
     assert_same(found.params, whole.params)
 

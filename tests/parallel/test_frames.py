@@ -152,6 +152,7 @@ def test_a_lazy_frame_trains_as_its_rows_in_order_would(client: Client, memory_p
         assert_same(found, solver.net.to_blobs(solver.net.params), 1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_death_changes_nothing_but_time(client: Client, memory_problem: Problem, tmp_path: Path) -> None:
     """Invariant 5: the lost worker's rows are computed again in the same order; a resumed run keeps the order too."""

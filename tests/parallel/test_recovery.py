@@ -106,6 +106,7 @@ def test_a_preempted_rank_makes_the_group_write_a_checkpoint_first(train: Train,
     assert [event.iteration for event in result.snapshots] == [15, 30, 40]
 
 
+@pytest.mark.long
 def test_deaths_in_a_validation(train: Train, made: Problem, whole: Any) -> None:
     """All ranks at once, between two steps of the training."""
     frame = train(ValidationStarted, kill_all, number=2, validate=True)
@@ -123,6 +124,7 @@ def kill_all() -> bool:
     return bool(found)
 
 
+@pytest.mark.long
 def test_a_death_at_the_start_and_another_right_after(train: Train, whole: Any) -> None:
     """Ranks are lost before the group is together, and a rank of the next group as soon as it steps."""
 
@@ -182,6 +184,7 @@ def test_a_loss_that_is_no_number_stops_with_its_cause(client: Client, tmp_path:
     assert len(train.of(Warned)) == 1
 
 
+@pytest.mark.long
 def test_fewer_workers_go_on_where_that_is_enough(made: Problem, tmp_path: Path) -> None:
     """With ``min_workers`` a lost worker does not end the run, and the user hears what it does to the batch."""
     with cosdask.LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
@@ -192,6 +195,7 @@ def test_fewer_workers_go_on_where_that_is_enough(made: Problem, tmp_path: Path)
     assert result.iterations == 40
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_last_good_pair(made: Problem, tmp_path: Path, client: Client, whole: Any) -> None:
     """Snapshots fail, the run ends after some tries with the cause; with room again, ``resume`` makes it whole."""
     small = tmp_path / "small_disk"
