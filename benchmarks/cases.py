@@ -107,16 +107,11 @@ CASES = (
             ("caffenet", "CaffeNet", 32, 8, 1, 3, 0.9),
         )
     ),
-    Case(
+    replace(
+        _STEPS["LeNet"],
         name="memory",
         title="LeNet, batch 64, a training step: from LMDB / from memory",
-        net="lenet",
-        ours="benchmarks.side_solver",
         other="benchmarks.side_memory",
-        batch=64,
-        steps=500,
-        chunk=20,
-        warmup=40,
         goal=0.95,
     ),
     Case(

@@ -12,7 +12,7 @@ import numpy as np
 import cosdask
 from benchmarks.cases import side_arguments
 from benchmarks.inputs import write_inputs
-from benchmarks.measure import cores, report, time_steps
+from benchmarks.side_solver import time_solver
 
 
 class SameBatch:
@@ -45,14 +45,7 @@ def main() -> None:
             feed.close()
             same: list[Any] = [SameBatch(batch)]
             solver.engine._feeds = same
-
-            def step(count: int) -> None:
-                solver.step(count)
-                # The loss of the last iteration is there only when the device has finished it.
-                float(solver.loss)
-
-            seconds = time_steps(step, options.steps, options.chunk, options.warmup)
-            report(seconds, threads=cores(), loss=float(solver.loss))
+            time_solver(solver, options)
 
 
 if __name__ == "__main__":

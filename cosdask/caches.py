@@ -1,4 +1,4 @@
-"""Where cosdask keeps what it would otherwise work out again: indexes of rows, compiled programs, Hadoop's jars."""
+"""Where cosdask keeps what it would otherwise work out again: indexes of rows, and compiled programs."""
 
 from __future__ import annotations
 

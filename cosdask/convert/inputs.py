@@ -18,6 +18,7 @@ from cosdask.convert.raw_files import CifarInput, IdxInput, is_cifar
 from cosdask.convert.rows import CHUNK, Input, SourceInput, row_schema
 from cosdask.data import open_source
 from cosdask.data.dataframe import DataFrameImages
+from cosdask.data.hdf5 import reading_hdf5
 from cosdask.data.parts import part_files
 from cosdask.errors import ConfigError, DataError, StorageError, did_you_mean
 from cosdask.proto import caffe_pb2
@@ -191,29 +192,21 @@ class Hdf5Input(Input):
 
     @contextmanager
     def _open(self, name: str) -> Iterator[h5py.File]:
-        fs, path = filesystem(name)
-        try:
-            with fs.open(path, "rb") as raw, h5py.File(raw, "r") as file:
-                lacking = [key for key in ("data", "label") if not isinstance(file.get(key), h5py.Dataset)]
-                if lacking:
-                    there = ", ".join(file)
-                    raise DataError(f"{name}: no data set {' and '.join(lacking)}; there are {there}", path=name)
-                data, label = file["data"], file["label"]
-                if data.ndim != 4 or data.dtype.kind not in "fiu" or label.shape[:1] != data.shape[:1]:
-                    raise DataError(
-                        f"{name}: data is {data.dtype} {data.shape} and label {label.shape}; numbers (N, channels, "
-                        "height, width) with N labels can be converted",
-                        path=name,
-                    )
-                if data.dtype.itemsize * data.shape[1] * data.shape[2] * data.shape[3] > _ROW_BYTES:
-                    raise DataError(f"{name}: rows of {data.shape[1:]} {data.dtype} are too large", path=name)
-                yield file
-        except (DataError, StorageError):
-            raise
-        except FileNotFoundError as error:
-            raise missing(name) from error
-        except (OSError, RuntimeError, KeyError) as error:
-            raise DataError(f"{name}: not a readable HDF5 file: {error}", path=name) from error
+        with reading_hdf5(name) as file:
+            lacking = [key for key in ("data", "label") if not isinstance(file.get(key), h5py.Dataset)]
+            if lacking:
+                there = ", ".join(file)
+                raise DataError(f"{name}: no data set {' and '.join(lacking)}; there are {there}", path=name)
+            data, label = file["data"], file["label"]
+            if data.ndim != 4 or data.dtype.kind not in "fiu" or label.shape[:1] != data.shape[:1]:
+                raise DataError(
+                    f"{name}: data is {data.dtype} {data.shape} and label {label.shape}; numbers (N, channels, "
+                    "height, width) with N labels can be converted",
+                    path=name,
+                )
+            if data.dtype.itemsize * data.shape[1] * data.shape[2] * data.shape[3] > _ROW_BYTES:
+                raise DataError(f"{name}: rows of {data.shape[1:]} {data.dtype} are too large", path=name)
+            yield file
 
     @property
     def rows(self) -> int:

@@ -26,6 +26,7 @@ from cosdask.data.shuffle import Shuffle
 from cosdask.data.skips import Skips, bad_row
 from cosdask.errors import ConfigError, CosdaskError, DataError
 from cosdask.proto import caffe_pb2
+from cosdask.storage import resolve
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -210,6 +211,16 @@ class Source(ABC):
         """
         limit = self.rand_skip
         return int(Draw(seed, 0, np.zeros(1, np.int64), _SKIP_STREAM).below(limit, 0)[0]) if limit else 0
+
+    def named_place(self, source: str) -> str:
+        """Where the ``source`` that the layer names leads.
+
+        Raises:
+            ConfigError: it names none.
+        """
+        if not source:
+            raise ConfigError(f"{self.where}: it names no source", layer=self.layer.name)
+        return resolve(source, self.base_dir)
 
     @property
     def where(self) -> str:

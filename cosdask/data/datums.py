@@ -20,9 +20,9 @@ from cosdask.data.datum import DatumReader, DatumView
 from cosdask.data.image_rows import Buffer, ImageRows
 from cosdask.data.images import FIRST_ROWS, ImageSource, image_schema
 from cosdask.data.rows import Records, regrouped
-from cosdask.errors import ConfigError, DataError
+from cosdask.errors import DataError
 from cosdask.proto import caffe_pb2
-from cosdask.storage import local_path, resolve
+from cosdask.storage import local_path
 
 #: Rows between two remembered places, at most and at least; fewer where rows are large.
 _BLOCK_ROWS = 1024
@@ -40,9 +40,7 @@ class DatumSource(ImageSource):
     def location(self) -> str:
         """The store's folder or file: an absolute local path or a URL."""
         param = self.layer.memory_data_param if self.memory else self.layer.data_param
-        if not param.source:
-            raise ConfigError(f"{self.where}: it names no source", layer=self.layer.name)
-        found = resolve(param.source, self.base_dir)
+        found = self.named_place(param.source)
         here = local_path(found)
         return found if here is None else str(here)
 

@@ -17,12 +17,22 @@ from cosdask.data.tables import MemoryTable
 from cosdask.errors import ConfigError, DataError
 
 
-class _Framed:
+class _Framed(Source):
     """What sources over given rows have in common: their table does not come from the layer."""
 
     table: Any
 
-    def _take(self, frame: pd.DataFrame | pa.Table | None, files: Sequence[str], staged: StagedTable | None) -> None:
+    def __init__(
+        self,
+        layer: Any,
+        phase: str = "TRAIN",
+        base_dir: Any = None,
+        options: Mapping[str, Any] | None = None,
+        frame: pd.DataFrame | pa.Table | None = None,
+        files: Sequence[str] = (),
+        staged: StagedTable | None = None,
+    ) -> None:
+        super().__init__(layer, phase, base_dir, options)
         if (frame is not None) + bool(files) + (staged is not None) != 1:
             raise ConfigError("a FrameSource takes either a frame or the names of Arrow files")
         if frame is not None:
@@ -35,11 +45,25 @@ class _Framed:
         """Whether the rows are in this process only."""
         return isinstance(self.table, MemoryTable)
 
+    def spec(self) -> dict[str, Any]:
+        """See :meth:`Source.spec`.
+
+        Raises:
+            ConfigError: the rows are in memory, which no other process can see.
+        """
+        table = self._table_spec()
+        return {**super().spec(), "table": table}
+
     def _table_spec(self) -> dict[str, Any]:
         if self.in_memory:
             raise ConfigError("rows in memory cannot be named to another process; write them as Arrow files first")
         spec: dict[str, Any] = self.table.spec()
         return spec
+
+    @classmethod
+    def _build(cls, layer: Any, spec: Mapping[str, Any]) -> Source:
+        table = StagedTable.from_spec(spec["table"])
+        return cls(layer, spec["phase"], spec["base_dir"], spec["options"], staged=table)
 
 
 class FrameSource(_Framed, DataFrameImages):
@@ -60,66 +84,16 @@ class FrameSource(_Framed, DataFrameImages):
 
     kind: ClassVar[str] = "frame"
 
-    def __init__(
-        self,
-        layer: Any,
-        phase: str = "TRAIN",
-        base_dir: Any = None,
-        options: Mapping[str, Any] | None = None,
-        frame: pd.DataFrame | pa.Table | None = None,
-        files: Sequence[str] = (),
-        staged: StagedTable | None = None,
-    ) -> None:
-        super().__init__(layer, phase, base_dir, options)
-        self._take(frame, files, staged)
-
     @property
     def shuffle_piece(self) -> int:
         """See :meth:`Source.shuffle_piece`: memory, and files mapped into it, can be read from anywhere."""
         return 64
-
-    def spec(self) -> dict[str, Any]:
-        """See :meth:`Source.spec`.
-
-        Raises:
-            ConfigError: the rows are in memory, which no other process can see.
-        """
-        table = self._table_spec()
-        return {**super().spec(), "table": table}
-
-    @classmethod
-    def _build(cls, layer: Any, spec: Mapping[str, Any]) -> Source:
-        table = StagedTable.from_spec(spec["table"])
-        return cls(layer, spec["phase"], spec["base_dir"], spec["options"], staged=table)
 
 
 class CosFrameSource(_Framed, CosSource):
     """A table as the source of a CoSData layer; see :class:`FrameSource`."""
 
     kind: ClassVar[str] = "cos_frame"
-
-    def __init__(
-        self,
-        layer: Any,
-        phase: str = "TRAIN",
-        base_dir: Any = None,
-        options: Mapping[str, Any] | None = None,
-        frame: pd.DataFrame | pa.Table | None = None,
-        files: Sequence[str] = (),
-        staged: StagedTable | None = None,
-    ) -> None:
-        super().__init__(layer, phase, base_dir, options)
-        self._take(frame, files, staged)
-
-    def spec(self) -> dict[str, Any]:
-        """See :meth:`FrameSource.spec`."""
-        table = self._table_spec()
-        return {**super().spec(), "table": table}
-
-    @classmethod
-    def _build(cls, layer: Any, spec: Mapping[str, Any]) -> Source:
-        table = StagedTable.from_spec(spec["table"])
-        return cls(layer, spec["phase"], spec["base_dir"], spec["options"], staged=table)
 
 
 def frame_source(layer: Any, *arguments: Any, **keywords: Any) -> FrameSource | CosFrameSource:

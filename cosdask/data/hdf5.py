@@ -14,11 +14,31 @@ import pyarrow as pa
 from cosdask.data.base import CHUNK, CHUNK_BYTES, Source
 from cosdask.data.draw import Draw
 from cosdask.data.index import Block, Index
-from cosdask.errors import ConfigError, DataError, StorageError, did_you_mean
+from cosdask.errors import DataError, StorageError, did_you_mean
 from cosdask.storage import filesystem, missing, parent, read_text, resolve
 
 #: Most bytes of a list of files.
 _LIST_LIMIT = 64 << 20
+
+
+@contextmanager
+def reading_hdf5(name: str) -> Iterator[h5py.File]:
+    """An HDF5 file on any filesystem; what goes wrong while it is read is an error that names it.
+
+    Raises:
+        StorageError: no such file.
+        DataError: not a readable HDF5 file.
+    """
+    fs, path = filesystem(name)
+    try:
+        with fs.open(path, "rb") as raw, h5py.File(raw, "r") as file:
+            yield file
+    except (DataError, StorageError):
+        raise
+    except FileNotFoundError as error:
+        raise missing(name) from error
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DataError(f"{name}: not a readable HDF5 file: {error}", path=name) from error
 
 
 class Hdf5Source(Source):
@@ -34,9 +54,7 @@ class Hdf5Source(Source):
     @cached_property
     def files(self) -> list[str]:
         """The HDF5 files; relative names count from the working directory, then from beside the list."""
-        if not self.layer.hdf5_data_param.source:
-            raise ConfigError(f"{self.where}: it names no source", layer=self.layer.name)
-        name = resolve(self.layer.hdf5_data_param.source, self.base_dir)
+        name = self.named_place(self.layer.hdf5_data_param.source)
         lines = [line.strip() for line in read_text(name, _LIST_LIMIT).splitlines()]
         found = [resolve(line, parent(name)) for line in lines if line]
         if not found:
@@ -64,17 +82,9 @@ class Hdf5Source(Source):
     @contextmanager
     def _open(self, name: str) -> Iterator[h5py.File]:
         """An HDF5 file whose data sets fit the layer's tops."""
-        fs, path = filesystem(name)
-        try:
-            with fs.open(path, "rb") as raw, h5py.File(raw, "r") as file:
-                self._check(name, file)
-                yield file
-        except (DataError, StorageError):
-            raise
-        except FileNotFoundError as error:
-            raise missing(name) from error
-        except (OSError, RuntimeError, KeyError) as error:
-            raise DataError(f"{name}: not a readable HDF5 file: {error}", path=name) from error
+        with reading_hdf5(name) as file:
+            self._check(name, file)
+            yield file
 
     def _check(self, name: str, file: h5py.File) -> None:
         sizes = {}

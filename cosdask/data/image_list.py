@@ -17,7 +17,7 @@ from cosdask.data.image_rows import ImageRows
 from cosdask.data.images import ImageSource, image_schema
 from cosdask.data.index import Block, Index
 from cosdask.errors import ConfigError, DataError, StorageError
-from cosdask.storage import exists, join, local_path, parent, read_bytes, read_text, resolve
+from cosdask.storage import exists, join, local_path, parent, read_bytes, read_text
 
 #: Most bytes of a list of files, and of one file.
 LIST_LIMIT = 1 << 30
@@ -87,9 +87,7 @@ class ImageListSource(ImageSource):
     @property
     def place(self) -> str:
         """The list."""
-        if not self.layer.image_data_param.source:
-            raise ConfigError(f"{self.where}: it names no source", layer=self.layer.name)
-        return resolve(self.layer.image_data_param.source, self.base_dir)
+        return self.named_place(self.layer.image_data_param.source)
 
     @cached_property
     def listing(self) -> ImageList:

@@ -25,7 +25,6 @@ class ImageRows:
         encoded: whether ``data`` is an encoded image.
         data: the bytes of the image; None where there are none.
         floats: float32 pixels in place of ``data`` where the source holds such.
-        keep: what must stay open while the views of ``data`` are in use.
     """
 
     layout: str
@@ -35,7 +34,6 @@ class ImageRows:
     encoded: list[bool]
     data: list[Buffer | None]
     floats: list[np.ndarray | None] | None = None
-    keep: tuple[Any, ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -52,7 +50,7 @@ class ImageRows:
         if offset == 0 and length >= self.num_rows:
             return self
         part = slice(offset, offset + length)
-        return self._replaced(lambda column: column[part], self.keep)
+        return self._replaced(lambda column: column[part])
 
     @classmethod
     def gather(cls, parts: Sequence[ImageRows], take: np.ndarray) -> ImageRows:
@@ -63,11 +61,10 @@ class ImageRows:
         floats = None
         if parts[0].floats is not None:
             floats = [cell for part in parts for cell in part.floats or []]
-        keep = tuple({id(item): item for part in parts for item in part.keep}.values())
-        whole = cls(parts[0].layout, floats=floats, keep=keep, **columns)
-        return whole._replaced(lambda column: [column[i] for i in numbers], keep)
+        whole = cls(parts[0].layout, floats=floats, **columns)
+        return whole._replaced(lambda column: [column[i] for i in numbers])
 
-    def _replaced(self, change: Any, keep: tuple[Any, ...]) -> ImageRows:
+    def _replaced(self, change: Any) -> ImageRows:
         return ImageRows(
             self.layout,
             change(self.names),
@@ -76,7 +73,6 @@ class ImageRows:
             change(self.encoded),
             change(self.data),
             None if self.floats is None else change(self.floats),
-            keep,
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The files of a data set that Hadoop's tools wrote: one file, a folder of parts, or a glob."""
+"""The files of a data set, such as Hadoop's tools write: one file, a folder of parts, or a glob."""
 
 from __future__ import annotations
 

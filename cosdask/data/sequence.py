@@ -17,8 +17,8 @@ from cosdask.data.image_rows import Buffer, ImageRows
 from cosdask.data.images import ImageSource, image_schema
 from cosdask.data.index import Block, Index, find_index, keep_index, kept_index
 from cosdask.data.parts import part_files
-from cosdask.errors import ConfigError, DataError, StorageError
-from cosdask.storage import FileStamp, filesystem, local_path, missing, resolve, stamp
+from cosdask.errors import DataError, StorageError
+from cosdask.storage import FileStamp, filesystem, local_path, missing, stamp
 
 #: Rows and bytes of a block of the index, about.
 _BLOCK_ROWS = 1024
@@ -72,9 +72,7 @@ class SequenceSource(ImageSource):
     @property
     def place(self) -> str:
         """Where the rows lie, for messages."""
-        if not self.layer.memory_data_param.source:
-            raise ConfigError(f"{self.where}: it names no source", layer=self.layer.name)
-        return resolve(self.layer.memory_data_param.source, self.base_dir)
+        return self.named_place(self.layer.memory_data_param.source)
 
     @property
     def schema(self) -> pa.Schema:

@@ -13,10 +13,10 @@ from typing import ClassVar
 import pyarrow as pa
 
 from cosdask.data.index import Block, Index, kept_index
+from cosdask.data.parts import part_files
 from cosdask.errors import DataError
-from cosdask.storage import filesystem, missing, stamp
+from cosdask.storage import stamp
 
-_GLOB = "*?["
 #: Most bytes of a record batch's columns, about: Arrow's 32-bit offsets end at 2 GB.
 BATCH_BYTES = 64 << 20
 
@@ -130,18 +130,7 @@ class FileTable(Table):
             StorageError: nothing there.
             DataError: a folder without parts.
         """
-        fs, path = filesystem(self.place)
-        if any(sign in path for sign in _GLOB) and not fs.exists(path):
-            found = [name for name in fs.glob(path) if fs.isfile(name)]
-        elif fs.isdir(path):
-            found = [name for name in fs.find(path) if not _hidden(name[len(path) :])]
-        else:
-            found = [path] if fs.exists(path) else []
-            if not found:
-                raise missing(self.place, f"{self.format} file or folder")
-        if not found:
-            raise DataError(f"{self.place}: no {self.format} parts there", path=self.place)
-        return [fs.unstrip_protocol(name) for name in sorted(found)]
+        return part_files(self.place, self.format)
 
     def count(self) -> Index:
         """See :meth:`Table.count`; kept, for counting may take a look at every file."""
@@ -157,8 +146,3 @@ class FileTable(Table):
     @abstractmethod
     def blocks_of(self, name: str) -> list[Block]:
         """The blocks of one file, ``{"file": name, ...}``; empty ones are left out."""
-
-
-def _hidden(path: str) -> bool:
-    """Spark leaves ``_SUCCESS``, checksums and unfinished parts beside the real ones."""
-    return any(part.startswith(("_", ".")) for part in path.split("/") if part)

@@ -22,7 +22,7 @@ from cosdask.data.image_list import FILE_LIMIT, LIST_LIMIT
 from cosdask.data.index import Block, Index
 from cosdask.data.transform import Transform
 from cosdask.errors import ConfigError, DataError, StorageError
-from cosdask.storage import exists, join, local_path, parent, read_bytes, read_text, resolve
+from cosdask.storage import exists, join, local_path, parent, read_bytes, read_text
 
 _BLOCK = 4096
 #: What a row's random numbers are drawn for.
@@ -158,9 +158,7 @@ class WindowSource(Source):
     @property
     def place(self) -> str:
         """The window file."""
-        if not self.layer.window_data_param.source:
-            raise ConfigError(f"{self.where}: it names no source", layer=self.layer.name)
-        return resolve(self.layer.window_data_param.source, self.base_dir)
+        return self.named_place(self.layer.window_data_param.source)
 
     @cached_property
     def listing(self) -> WindowList:

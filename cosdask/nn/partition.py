@@ -20,7 +20,7 @@ from cosdask.nn.programs import check_blob
 from cosdask.nn.user_code import dump_layers, is_user_code, load_layers
 from cosdask.nn.weights import net_message, to_binary
 from cosdask.proto import caffe_pb2, parse_binary
-from cosdask.storage import read_bytes
+from cosdask.storage import describe_file
 
 if TYPE_CHECKING:
     from cosdask.nn.net import Net
@@ -309,4 +309,4 @@ def _opened(message: bytes, settings: Any, weights: Any) -> Net:
 
 def hash_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    return describe_file(path)[1]

@@ -15,7 +15,41 @@ from cosdask.errors import NetError
 from cosdask.proto import caffe_pb2
 
 
-class Blob:
+class FourSizes:
+    """The sizes of a blob by the names that they had when every blob had four axes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        raise NotImplementedError
+
+    def _legacy(self, axis: int) -> int:
+        if len(self.shape) > 4:
+            raise NetError(f"num, channels, height and width are for blobs of up to 4 axes, not {self.shape}.")
+        return self.shape[axis] if axis < len(self.shape) else 1
+
+    @property
+    def num(self) -> int:
+        """The first of four sizes; missing ones are 1."""
+        return self._legacy(0)
+
+    @property
+    def channels(self) -> int:
+        """The second of four sizes."""
+        return self._legacy(1)
+
+    @property
+    def height(self) -> int:
+        """The third of four sizes."""
+        return self._legacy(2)
+
+    @property
+    def width(self) -> int:
+        """The fourth of four sizes."""
+        return self._legacy(3)
+
+
+class Blob(FourSizes):
     """Numbers and their gradient, float32 arrays that may be written to.
 
     Args:
@@ -67,31 +101,6 @@ class Blob:
             self._data, self._diff = self._data.reshape(sizes), self._diff.reshape(sizes)
         else:
             self._data, self._diff = np.zeros(sizes, np.float32), np.zeros(sizes, np.float32)
-
-    def _legacy(self, axis: int) -> int:
-        if len(self.shape) > 4:
-            raise NetError(f"num, channels, height and width are for blobs of up to 4 axes, not {self.shape}.")
-        return self.shape[axis] if axis < len(self.shape) else 1
-
-    @property
-    def num(self) -> int:
-        """The first of four sizes; missing ones are 1."""
-        return self._legacy(0)
-
-    @property
-    def channels(self) -> int:
-        """The second of four sizes."""
-        return self._legacy(1)
-
-    @property
-    def height(self) -> int:
-        """The third of four sizes."""
-        return self._legacy(2)
-
-    @property
-    def width(self) -> int:
-        """The fourth of four sizes."""
-        return self._legacy(3)
 
 
 class BlobVec(Sequence[Any]):

@@ -227,11 +227,7 @@ def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
         code = _ended(live)
     finally:
         watching.set()
-        live.process.kill()
-        live.process.wait(timeout=GRACE)
-        for pipe in (live.process.stdin, live.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        spares.end(live.process)
         watcher.join(timeout=GRACE)
     if last.get("kind") == "result":
         return {**last["result"], "rank": live.rank}

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from cosdask.errors import StorageError
-from cosdask.storage import RunFolder, read_bytes
+from cosdask.storage import RunFolder, describe_file
 from cosdask.storage.runfolder import Snapshot
-
-
-def describe_file(url: str) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of a file."""
-    data = read_bytes(url)
-    return len(data), hashlib.sha256(data).hexdigest()
 
 
 def enter_snapshot(folder: RunFolder, model: str, state: str, iteration: int, automatic: bool = False) -> None:

@@ -13,6 +13,8 @@ import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
+#: seconds that a process has to be gone after it was killed
+GRACE = 30.0
 Environment = dict[str, str]
 Process = subprocess.Popen[str]
 
@@ -80,10 +82,15 @@ def _open(rank: int, threads: int, folder: str) -> tuple[Process, IO[bytes]]:
     return start(rank, threads, log), log
 
 
-def _close(process: Process, log: IO[bytes]) -> None:
+def end(process: Process) -> None:
+    """Kill a rank's process, wait until it is gone, and close its pipes."""
     process.kill()
-    process.wait(timeout=30.0)
+    process.wait(timeout=GRACE)
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
+
+
+def _close(process: Process, log: IO[bytes]) -> None:
+    end(process)
     log.close()

@@ -15,6 +15,7 @@ import numpy as np
 from cosdask.errors import NetError
 from cosdask.nn.execute import from_caffe, to_caffe
 from cosdask.nn.layer import Array, Shape, count
+from cosdask.nn.user_layers import FourSizes
 
 
 class Store:
@@ -107,7 +108,7 @@ def to_caffe_shape(shape: Sequence[int], axes: tuple[int, ...] | None) -> Shape:
     return tuple(shape) if axes is None else tuple(shape[int(place)] for place in np.argsort(axes))
 
 
-class Blob:
+class Blob(FourSizes):
     """A blob of a net: values and gradients, both writable.
 
     Args:
@@ -189,31 +190,6 @@ class Blob:
         self._data.reshape(sizes)
         self._diff.reshape(sizes)
         self._shape = sizes
-
-    def _legacy(self, axis: int) -> int:
-        if len(self._shape) > 4:
-            raise NetError(f"a blob of {len(self._shape)} axes has no num, channels, height, width; see its shape.")
-        return self._shape[axis] if axis < len(self._shape) else 1
-
-    @property
-    def num(self) -> int:
-        """Size of the first axis."""
-        return self._legacy(0)
-
-    @property
-    def channels(self) -> int:
-        """Size of the second axis, 1 where there is none."""
-        return self._legacy(1)
-
-    @property
-    def height(self) -> int:
-        """Size of the third axis, 1 where there is none."""
-        return self._legacy(2)
-
-    @property
-    def width(self) -> int:
-        """Size of the fourth axis, 1 where there is none."""
-        return self._legacy(3)
 
     def __repr__(self) -> str:
         return f"Blob(shape={self._shape})"

@@ -3,6 +3,7 @@
 from cosdask.storage.atomic import atomic_output, atomic_write, refuse_overwrite
 from cosdask.storage.paths import (
     FileStamp,
+    describe_file,
     exists,
     filesystem,
     is_folder,
@@ -26,6 +27,7 @@ __all__ = [
     "Snapshot",
     "atomic_output",
     "atomic_write",
+    "describe_file",
     "exists",
     "filesystem",
     "is_folder",

@@ -7,6 +7,7 @@ path. Every other ``scheme://`` name goes through fsspec.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import posixpath
 import re
@@ -122,13 +123,7 @@ def exists(url: PathLike) -> bool:
         StorageError: the filesystem cannot be asked.
     """
     here = local_path(url)
-    if here is not None:
-        return here.exists()
-    fs, path = filesystem(url)
-    try:
-        return bool(fs.exists(path))
-    except OSError as error:
-        raise StorageError(f"{url}: cannot ask the filesystem: {error}", path=os.fspath(url)) from error
+    return here.exists() if here is not None else _asked(url, "exists")
 
 
 def is_folder(url: PathLike) -> bool:
@@ -138,11 +133,14 @@ def is_folder(url: PathLike) -> bool:
         StorageError: the filesystem cannot be asked.
     """
     here = local_path(url)
-    if here is not None:
-        return here.is_dir()
+    return here.is_dir() if here is not None else _asked(url, "isdir")
+
+
+def _asked(url: PathLike, question: str) -> bool:
+    """What a remote filesystem's method of this name says of a path."""
     fs, path = filesystem(url)
     try:
-        return bool(fs.isdir(path))
+        return bool(getattr(fs, question)(path))
     except OSError as error:
         raise StorageError(f"{url}: cannot ask the filesystem: {error}", path=os.fspath(url)) from error
 
@@ -231,6 +229,16 @@ def read_bytes(url: PathLike, limit: int | None = None) -> bytes:
     if limit is not None and len(data) > limit:
         raise StorageError(f"{name}: larger than the {limit:,} bytes accepted for this kind of file", path=name)
     return data
+
+
+def describe_file(url: PathLike) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file.
+
+    Raises:
+        StorageError: missing, a folder, or unreadable.
+    """
+    data = read_bytes(url)
+    return len(data), hashlib.sha256(data).hexdigest()
 
 
 def read_text(url: PathLike, limit: int | None = None) -> str:

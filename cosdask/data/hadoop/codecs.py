@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -45,33 +46,23 @@ def _too_much(limit: int) -> DataError:
 
 
 def _inflate(data: bytes, limit: int, window: int) -> bytes:
-    """Zlib or gzip; several gzip members may follow each other."""
-    parts: list[bytes] = []
-    have = 0
-    while data:
-        stream = zlib.decompressobj(window)
-        try:
-            part = stream.decompress(data, limit - have + 1)
-        except zlib.error as error:
-            raise DataError(f"compressed data is damaged: {error}") from error
-        have += len(part)
-        if have > limit:
-            raise _too_much(limit)
-        if not stream.eof:
-            raise DataError("compressed data is cut short")
-        parts.append(part)
-        data = stream.unused_data
-    return b"".join(parts)
+    """Zlib or gzip."""
+    return _streams(data, limit, lambda: zlib.decompressobj(window))
 
 
 def _bunzip(data: bytes, limit: int) -> bytes:
+    return _streams(data, limit, bz2.BZ2Decompressor)
+
+
+def _streams(data: bytes, limit: int, begin: Callable[[], Any]) -> bytes:
+    """Compressed streams, several of which may follow each other; ``begin`` gives a decompressor for the next."""
     parts: list[bytes] = []
     have = 0
     while data:
-        stream = bz2.BZ2Decompressor()
+        stream = begin()
         try:
             part = stream.decompress(data, limit - have + 1)
-        except (OSError, ValueError) as error:
+        except (zlib.error, OSError, ValueError) as error:
             raise DataError(f"compressed data is damaged: {error}") from error
         have += len(part)
         if have > limit:
