@@ -109,10 +109,16 @@ def live_run() -> str:
     return "" if live is None else f"run {live.job.run_id} of {live.job.model}, rank {live.rank}"
 
 
+def _live_of(run_id: str) -> LiveRank | None:
+    """This worker's rank of a run, where there is one."""
+    live = _live
+    return live if live is not None and live.job.run_id == run_id else None
+
+
 def touch(run_id: str) -> bool:
     """The driver is there; returns whether a rank of the run lives on this worker."""
-    live = _live
-    if live is None or live.job.run_id != run_id:
+    live = _live_of(run_id)
+    if live is None:
         return False
     live.heard = time.monotonic()
     return True
@@ -120,15 +126,13 @@ def touch(run_id: str) -> bool:
 
 def stop_rank(run_id: str) -> None:
     """Ask the run's rank on this worker to snapshot and end, together with the others."""
-    live = _live
-    if live is not None and live.job.run_id == run_id:
+    if live := _live_of(run_id):
         live.command("stop")
 
 
 def finish_rank(run_id: str) -> None:
     """Ask the run's rank on this worker to end the training early, as if it were done, together with the others."""
-    live = _live
-    if live is not None and live.job.run_id == run_id:
+    if live := _live_of(run_id):
         live.command("finish")
 
 
@@ -143,8 +147,7 @@ def stop_model(model: str) -> bool:
 
 def kill_rank(run_id: str) -> None:
     """End the run's rank on this worker at once."""
-    live = _live
-    if live is not None and live.job.run_id == run_id:
+    if live := _live_of(run_id):
         live.unwanted = True
         live.process.kill()
 
