@@ -14,7 +14,8 @@ _SUBMODULES = ("io", "classifier", "detector", "net_spec", "coord_map", "draw", 
 def install_as_caffe(replace: bool = False) -> None:
     """From now on ``import caffe`` in this process gives ``cosdask.pycaffe``, its submodules included.
 
-    It is never done unasked: a process may need a real Caffe.
+    It is not done unasked, as a process may need a real Caffe; only modules of Python layers find ``cosdask.pycaffe``
+    where no ``caffe`` was imported before.
 
     Args:
         replace: also where a real Caffe is installed or loaded.

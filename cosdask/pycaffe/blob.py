@@ -7,7 +7,7 @@ as its owner may write to it whenever he likes, until nobody but the blob holds 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -31,9 +31,11 @@ class Store:
         self.axes = axes
         self._host: np.ndarray | None = None
         self._device: Array | None = None
+        self._later: Callable[[], None] | None = None
 
     def host(self) -> np.ndarray:
         """The numbers as a writable float32 array of Caffe's shape."""
+        self._work_out()
         if self._host is None:
             self._host = np.zeros(self.shape, np.float32)
             if self._device is not None:
@@ -42,6 +44,7 @@ class Store:
 
     def device(self) -> Array:
         """The numbers on the device, in its layout; what was written to :meth:`host` included."""
+        self._work_out()
         if self._host is not None or self._device is None:
             # a copy of its own: what is on the device must not change when the user writes on
             self._device = jax.device_put(np.array(from_caffe(self.host(), self.axes), order="C"))
@@ -50,7 +53,7 @@ class Store:
 
     def set(self, array: Array) -> None:
         """Take new numbers, in the device's layout; arrays that were handed out show them too."""
-        self._device = array
+        self._device, self._later = array, None
         self.shape = tuple(int(size) for size in to_caffe_shape(array.shape, self.axes))
         self._release()
         if self._host is None:
@@ -60,9 +63,32 @@ class Store:
         else:
             self._host[...] = to_caffe(np.asarray(array), self.axes)
 
+    def set_later(self, later: Callable[[], None]) -> None:
+        """Take new numbers that ``later`` sets when they are asked for; nobody may hold the old ones (:attr:`held`)."""
+        self._host, self._device, self._later = None, None, later
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the numbers have yet to be worked out."""
+        return self._later is not None
+
+    def waits_for(self, later: Callable[[], None]) -> bool:
+        """Whether ``later`` still has to set the numbers."""
+        return self._later is later
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody holds the NumPy array and may look at it, or write to it, at any time."""
+        self._release()
+        return self._host is not None
+
+    def _work_out(self) -> None:
+        if self._later is not None:
+            self._later()
+
     def fill(self, value: float) -> None:
         """Set all numbers."""
-        self._device = None
+        self._device = self._later = None
         self._release()
         if self._host is not None or value:
             self.host()[...] = value
@@ -70,7 +96,7 @@ class Store:
     @property
     def is_zero(self) -> bool:
         """Whether all numbers are known to be zero."""
-        return self._host is None and self._device is None
+        return self._host is None and self._device is None and self._later is None
 
     def reshape(self, shape: Sequence[int]) -> None:
         """Another shape: the same numbers where there are as many, else zeros."""
@@ -78,7 +104,7 @@ class Store:
         if wanted == self.shape:
             return
         kept = self.host().reshape(wanted) if count(wanted) == count(self.shape) else None
-        self.shape, self._host, self._device = wanted, kept, None
+        self.shape, self._host, self._device, self._later = wanted, kept, None, None
 
     def _release(self) -> None:
         """Forget the NumPy array where nobody else holds it or a view of it: it can then not be written to."""
@@ -152,6 +178,18 @@ class Blob(FourSizes):
     def put_diff(self, array: Array) -> None:
         """Take new gradients from the device."""
         self._diff.set(array)
+
+    def put_later(self, shape: Shape, later: Callable[[], None]) -> Store:
+        """Take new values of this shape when they are asked for (see :meth:`Store.set_later`)."""
+        self._data.set_later(later)
+        self._data.shape = shape
+        self._adopt()
+        return self._data
+
+    def put_diff_later(self, later: Callable[[], None]) -> Store:
+        """Take new gradients when they are asked for."""
+        self._diff.set_later(later)
+        return self._diff
 
     def _adopt(self) -> None:
         if self._shape != self._data.shape:

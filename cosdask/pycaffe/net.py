@@ -4,46 +4,28 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cosdask.errors import DataError, NetError, WeightsError, did_you_mean
 from cosdask.nn import Net as PureNet
-from cosdask.nn.execute import Params
-from cosdask.nn.graph import INPUT_TYPES, loss_weights
-from cosdask.nn.layer import REGISTRY, Array, Shape
+from cosdask.nn.layer import Array
 from cosdask.proto import caffe_pb2
 from cosdask.pycaffe import state
 from cosdask.pycaffe.batches import forward_all, forward_backward_all
 from cosdask.pycaffe.blob import Blob
 from cosdask.pycaffe.calls import TEST, TRAIN, arguments, hdf5_name, phase_name, where
-from cosdask.pycaffe.feeding import ArrayReader, RowReader, make_reader
+from cosdask.pycaffe.feeding import ArrayReader
+from cosdask.pycaffe.listing import LayerView, Numbered
 from cosdask.pycaffe.opening import AUTOMATIC, open_net
-from cosdask.pycaffe.span import Backward, BackwardPlan, Forward, forward_reads
+from cosdask.pycaffe.runs import Runs
+from cosdask.pycaffe.weights import Weights
 from cosdask.solver.nets import NetSource
 
 
-class LayerView:
-    """A layer of a net as ``net.layers`` lists it.
-
-    Attributes:
-        name: of the layer.
-        type: its type, such as ``"Convolution"``.
-        blobs: its weights.
-    """
-
-    def __init__(self, param: caffe_pb2.LayerParameter, blobs: list[Blob]) -> None:
-        self.name, self.type, self.blobs = param.name, param.type, blobs
-
-    def __repr__(self) -> str:
-        return f'<layer "{self.name}" ({self.type})>'
-
-
-class Net:
+class Net(Numbered):
     """A network whose blobs and weights may be looked at and written to.
 
     Called as pycaffe's, in both of its ways: ``Net(file, phase, level=0, stages=None, weights=None)`` and
@@ -105,54 +87,24 @@ class Net:
         self.blobs: OrderedDict[str, Blob] = OrderedDict(
             (name, Blob(shape)) for name, shape in self._net.blob_shapes.items()
         )
-        self._weights: dict[str, Blob] = {
-            key: Blob(ref.weight.shape, ref.weight.axes) for key, ref in self._net.graph.owned.items()
-        }
-        self._take_params(self._net.init(seed))
-        self.params: OrderedDict[str, list[Blob]] = OrderedDict(
-            (node.key, [self._weights[ref.key].shared_as(ref.weight.shape) for ref in node.weights])
-            for node in self._net.graph.nodes
-            if node.weights
-        )
+        self._weights = Weights(self._net, seed)
+        self.params: OrderedDict[str, list[Blob]] = self._weights.by_layer
         self.layers: list[LayerView] = [LayerView(param, self.params.get(param.name, [])) for param in layers]
         self.layer_dict: OrderedDict[str, LayerView] = OrderedDict((layer.name, layer) for layer in self.layers)
-        self.blob_loss_weights: OrderedDict[str, float] = OrderedDict((name, 0.0) for name in self.blobs)
-        self._set_loss_weights()
-        self._seed, self._draws = seed, 0
-        self._readers: dict[int, RowReader | ArrayReader] = {}
-        self._spans: dict[Any, Any] = {}
-        self._plans: dict[tuple[int, int], BackwardPlan] = {}
-        self._keys: dict[int, Array] = {}
-        self._states: dict[str, Sequence[Array]] = {}
-        self._states_before: dict[str, Sequence[Array]] = {}
-
-    def _set_loss_weights(self) -> None:
-        for layer in self._net.layers:
-            cls = REGISTRY.get(layer.type)
-            for top, weight in zip(layer.top, loss_weights(layer, bool(cls and cls.is_loss)), strict=True):
-                self.blob_loss_weights[top] = weight
-                if weight:
-                    self.blobs[top].gradients.fill(weight)
+        self._runs = Runs(self._net, self.blobs, self._weights, seed)
+        self.blob_loss_weights: OrderedDict[str, float] = OrderedDict(self._runs.loss_weights)
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
     @property
     def pure(self) -> PureNet:
         """The :class:`cosdask.Net` beneath, with the current weights and without what blobs hold."""
-        self._net.params = self._current(self._weights)
-        return self._net
+        return self._weights.net
 
     @property
     def weights(self) -> dict[str, Blob]:
         """Each weight once, by its key in :attr:`pure`."""
-        return self._weights
-
-    def _take_params(self, params: Params) -> None:
-        for key, blob in self._weights.items():
-            blob.put(params[key])
-
-    def _current(self, keys: Iterable[str]) -> Params:
-        return {key: self._weights[key].values.device() for key in keys}
+        return self._weights.owned
 
     def copy_from(self, weights: str | os.PathLike[str]) -> None:
         """Copy weights by layer name from a ``.caffemodel`` or ``.caffemodel.h5``, or several with commas between.
@@ -160,10 +112,7 @@ class Net:
         Raises:
             WeightsError, ProtoError, StorageError: for a file that does not fit or cannot be read.
         """
-        pure = self.pure
-        for path in os.fspath(weights).split(","):
-            pure.load(path.strip())
-        self._take_params(pure.params)
+        self._weights.load(weights)
 
     def load_hdf5(self, weights: str | os.PathLike[str]) -> None:
         """Copy weights from an HDF5 file, whose name must end in ``.h5``."""
@@ -189,26 +138,11 @@ class Net:
         Raises:
             WeightsError: where the weights of a layer that both have differ in number or shape.
         """
-        for node in self._net.graph.nodes:
-            theirs = other.params.get(node.key)
-            if not node.weights or theirs is None:
-                continue
-            mine = self.params[node.key]
-            if [blob.shape for blob in mine] != [blob.shape for blob in theirs]:
-                raise WeightsError(
-                    f'layer "{node.key}": weights of shapes {[blob.shape for blob in mine]} cannot be shared with '
-                    f"{[blob.shape for blob in theirs]}.",
-                    layer=node.key,
-                )
-            mine[:] = theirs
-            for ref, blob in zip(node.weights, theirs, strict=True):
-                if ref.owner == node.key:
-                    self._weights[ref.key] = blob
+        self._weights.share(other._weights)
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all weights to zero; backward adds to them."""
-        for blob in self._weights.values():
-            blob.gradients.fill(0)
+        self._weights.clear_gradients()
 
     # -- forward -----------------------------------------------------------------------------------------------------
 
@@ -238,7 +172,7 @@ class Net:
         for name in names:
             self._check_blob(name)
         self._feed(kwargs, self.inputs, "inputs")
-        self._forward_layers(first, last)
+        self._runs.forward(first, last)
         wanted = self.top_names[end] if end is not None else self.outputs
         return {name: self.blobs[name].data for name in dict.fromkeys([*wanted, *names])}
 
@@ -259,81 +193,9 @@ class Net:
             except ValueError as error:
                 raise NetError(f'"{name}": an array of shape {given} does not fit {blob.shape}.') from error
 
-    def _forward_layers(self, first: int, last: int) -> None:
-        layers = self._net.layers
-        for index in range(first, last + 1):
-            if layers[index].type in INPUT_TYPES and layers[index].type != "Input":
-                for top, rows in self._reader(index).next().items():
-                    self.blobs[top].put(jax.device_put(np.asarray(rows, np.float32)))
-        span = self._forward_span(first, last)
-        states = self._states_for(span)
-        key = self._next_key() if span.random else None
-        tops, sums, after = span(self._current(span.weights), self._contents(span.reads), key, states)
-        if key is not None:
-            self._keys.update(dict.fromkeys(span.random, key))
-        self._states_before.update(states)
-        self._states.update(after)
-        for name, array in tops.items():
-            self.blobs[name].put(array)
-        for weight, array in sums.items():
-            self._weights[weight].put(array)
-
-    def _reader(self, index: int) -> RowReader | ArrayReader:
-        if index not in self._readers:
-            layer = self._net.layers[index]
-            self._readers[index] = make_reader(layer, self._net.phase, self._net.folder, self._seed)
-        return self._readers[index]
-
-    def _contents(self, names: Iterable[str]) -> dict[str, Array]:
-        return {name: self.blobs[name].values.device() for name in names}
-
-    def _next_key(self) -> Array:
-        self._draws += 1
-        return jax.random.fold_in(jax.random.key(self._seed), self._draws)
-
-    def _states_for(self, span: Forward) -> dict[str, Sequence[Array]]:
-        """The states that the last call left, where their shapes still fit."""
-        found = {}
-        for key, first in span.first_states.items():
-            kept = self._states.get(key, ())
-            fits = [a.shape for a in kept] == [a.shape for a in first]
-            found[key] = kept if fits else first
-        return found
-
-    def _shapes(self) -> dict[str, Shape]:
-        return {name: blob.shape for name, blob in self.blobs.items()}
-
-    def _span(
-        self, kind: str, first: int, last: int, reads: Callable[[], Sequence[str]], make: Callable[[], Any]
-    ) -> Any:
-        """What was built for these layers and the shapes that they read, or what ``make`` builds now."""
-        place = (kind, first, last)
-        if place not in self._spans:
-            self._spans[place] = (tuple(reads()), {})
-        names, built = self._spans[place]
-        shapes = tuple(self.blobs[name].shape for name in names)
-        if shapes not in built:
-            built[shapes] = make()
-        return built[shapes]
-
-    def _forward_span(self, first: int, last: int) -> Forward:
-        chosen = range(first, last + 1)
-        span: Forward = self._span(
-            "forward",
-            first,
-            last,
-            lambda: forward_reads(self._net.layers, _computed(self._net, chosen)),
-            lambda: Forward(self._net, chosen, self._shapes()),
-        )
-        return span
-
     def reshape(self) -> None:
         """Bring all blobs to the shapes that follow from those of the inputs."""
-        shapes = self._shapes()
-        span = self._forward_span(0, len(self._layer_names) - 1)
-        for name, shape in span.graph.blob_shapes.items():
-            if shape != shapes[name]:
-                self.blobs[name].reshape(*shape)
+        self._runs.reshape()
 
     # -- backward ----------------------------------------------------------------------------------------------------
 
@@ -362,50 +224,17 @@ class Net:
         for name in names:
             self._check_blob(name)
         self._feed(kwargs, self.outputs, "outputs")
-        self._backward_layers(last, first)
+        self._runs.backward(last, first)
         wanted = self.bottom_names[end] if end is not None else self.inputs
         return {name: self.blobs[name].diff for name in dict.fromkeys([*wanted, *names])}
 
-    def _backward_layers(self, last: int, first: int) -> None:
-        span = self._backward_span(first, last)
-        for index in span.random:
-            if index not in self._keys:
-                self._keys[index] = self._next_key()
-        diffs, grads = span(
-            self._current(span.weights),
-            self._contents(span.plan.reads),
-            {name: self.blobs[name].gradients.device() for name in span.starts},
-            {index: self._keys[index] for index in span.random},
-            {key: self._states_before[key] for key in span.recurrent if key in self._states_before},
-        )
-        for name, array in diffs.items():
-            self.blobs[name].put_diff(array)
-        for key, array in grads.items():
-            store = self._weights[key].gradients
-            store.set(array if store.is_zero else _add(store.device(), array))
-
-    def forward_backward(self) -> float:
-        """All layers forward and back, as a solver goes through them; the weighted loss."""
-        last = len(self._layer_names) - 1
-        loss = self._forward(0, last)
-        self._backward_layers(last, 0)
-        return loss
+    def forward_backward(self) -> Array:
+        """All layers forward and back, as a solver goes through them; the weighted loss, on the device."""
+        return self._runs.forward_backward()
 
     def seek(self, batch: int) -> None:
         """Let the data layers go on with this batch, counted from 0, of their endless streams; random layers too."""
-        self._draws = batch
-        for index in range(len(self._net.layers)):
-            if self._net.layers[index].type in INPUT_TYPES and self._net.layers[index].type != "Input":
-                self._reader(index).seek(batch)
-
-    def _backward_span(self, first: int, last: int) -> Backward:
-        plan = self._plans.get((first, last))
-        if plan is None:
-            plan = self._plans[first, last] = BackwardPlan.of(self._net.layers, range(first, last + 1))
-        span: Backward = self._span(
-            "backward", first, last, lambda: plan.reads, lambda: Backward(self._net, plan, self._shapes())
-        )
-        return span
+        self._runs.seek(batch)
 
     # -- many rows, and smaller things -------------------------------------------------------------------------------
 
@@ -444,9 +273,9 @@ class Net:
         """
         for index, layer in enumerate(self._net.layers):
             if layer.type == "MemoryData":
-                reader = self._reader(index)
+                reader = self._runs.reader(index)
                 if isinstance(reader, ArrayReader):
-                    reader.set(data, labels, self._shapes())
+                    reader.set(data, labels, self._runs.shapes())
                     return
         raise DataError("set_input_arrays needs a MemoryData layer without source_class, and the net has none.")
 
@@ -466,52 +295,16 @@ class Net:
 
     def _forward(self, start: int, end: int) -> float:
         """Run the layers of these indices; the weighted loss."""
-        self._forward_layers(start, end)
-        tops = {top for layer in self._net.layers[start : end + 1] for top in layer.top}
-        return self._loss(tops)
-
-    def _loss(self, tops: Iterable[str]) -> float:
-        weighted = [(self.blob_loss_weights[top], self.blobs[top]) for top in tops if self.blob_loss_weights[top]]
-        return float(sum(weight * float(jnp.sum(blob.values.device())) for weight, blob in weighted))
+        self._runs.forward(start, end)
+        return self._runs.loss({top for layer in self._net.layers[start : end + 1] for top in layer.top})
 
     def _backward(self, start: int, end: int) -> None:
         """Go back through the layers of these indices, ``start`` being the higher one."""
-        self._backward_layers(start, end)
-
-    @property
-    def _blob_names(self) -> list[str]:
-        return list(self.blobs)
-
-    @property
-    def _blobs(self) -> list[Blob]:
-        return list(self.blobs.values())
-
-    @property
-    def _inputs(self) -> list[int]:
-        return [self._blob_names.index(name) for name in self.inputs]
-
-    @property
-    def _outputs(self) -> list[int]:
-        return [self._blob_names.index(name) for name in self.outputs]
-
-    def _top_ids(self, layer: int) -> list[int]:
-        return [self._blob_names.index(name) for name in self._net.layers[layer].top]
-
-    def _bottom_ids(self, layer: int) -> list[int]:
-        return [self._blob_names.index(name) for name in self._net.layers[layer].bottom]
+        self._runs.backward(start, end)
 
     def __repr__(self) -> str:
         phase = "TRAIN" if self.phase == TRAIN else "TEST"
         return f'<caffe.Net "{self.name}" ({phase}): {len(self.layers)} layers>'
-
-
-def _computed(net: PureNet, chosen: Iterable[int]) -> Iterator[int]:
-    return (index for index in chosen if net.layers[index].type not in INPUT_TYPES)
-
-
-@jax.jit
-def _add(total: Array, more: Array) -> Array:
-    return total + more
 
 
 __all__ = ["TEST", "TRAIN", "LayerView", "Net"]

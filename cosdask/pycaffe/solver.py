@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from cosdask import device
@@ -58,9 +59,10 @@ class Solver:
             net.share_with(self.net)
         self.iter = 0
         self._history = self._functions.start(self._params()).history
-        self._losses: deque[float] = deque(maxlen=max(1, self.param.average_loss))
+        self._losses: deque[Any] = deque(maxlen=max(1, self.param.average_loss))
+        self._flying: deque[Any] = deque()
         self._snapshot_at: int | None = None
-        self._update = device.compile_function(self._functions.update_and_changes)
+        self._update = device.compile_function(self._changed, donate=[1])
 
     def _params(self) -> Params:
         return {key: blob.values.device() for key, blob in self.net.weights.items()}
@@ -88,10 +90,12 @@ class Solver:
     def _iterate(self) -> None:
         """One iteration: ``iter_size`` times forward and backward, then the update."""
         self.net.clear_param_diffs()
-        total = 0.0
-        for _ in range(self.param.iter_size):
-            total += self.net.forward_backward()
-        self._losses.append(total / self.param.iter_size)
+        losses = [self.net.forward_backward() for _ in range(self.param.iter_size)]
+        self._losses.append(losses)
+        # the host stays two iterations ahead of the device at most: their batches are all that waits in memory
+        self._flying.append(losses[-1])
+        if len(self._flying) > 2:
+            jax.block_until_ready(self._flying.popleft())
         if self.param.display > 0 and self.iter % self.param.display == 0:
             self._display()
         self.apply_update()
@@ -103,13 +107,19 @@ class Solver:
         grads = {key: blob.gradients.device() for key, blob in weights.items()}
         sums = {key: params[key] for key in self._functions.sum_keys}
         rate, correction = self._functions.scalars(self.iter)
-        gradient = Gradient(grads, sums, _ZERO, _ZERO, {})
-        after, changes = self._update(State(params, self._history), gradient, rate, correction)
-        self._history = after.history
+        after, self._history, changes = self._update(params, self._history, grads, sums, rate, correction)
         for key, change in changes.items():
-            weights[key].put(after.params[key])
+            weights[key].put(after[key])
             weights[key].put_diff(change)
         self.iter += 1
+
+    def _changed(
+        self, params: Params, history: Any, grads: Params, sums: Params, rate: Any, correction: Any
+    ) -> tuple[Params, Any, Params]:
+        """Weights and history after the update, and what it subtracts; pure. The history's memory is used again."""
+        gradient = Gradient(grads, sums, _ZERO, _ZERO, {})
+        after, changes = self._functions.update_and_changes(State(params, history), gradient, rate, correction)
+        return after.params, after.history, changes
 
     def solve(self, resume_file: str | os.PathLike[str] | None = None) -> None:
         """Train to ``max_iter``, then snapshot and test as Caffe does at the end.
@@ -181,7 +191,7 @@ class Solver:
     def _display(self) -> None:
         outputs = plain_outputs({name: self.net.blobs[name].data for name in self.net.outputs})
         weights = {name: self.net.blob_loss_weights[name] for name in outputs if self.net.blob_loss_weights[name]}
-        loss = float(np.mean(self._losses))
+        loss = float(np.mean([np.mean([float(loss) for loss in losses]) for losses in self._losses]))
         event = Progress(rank=0, iteration=self.iter, loss=loss, lr=self.lr, outputs=outputs, loss_weights=weights)
         self._tell(event)
 

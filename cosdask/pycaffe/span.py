@@ -131,6 +131,7 @@ class Backward:
     Attributes:
         starts: blobs whose gradients it starts from.
         ends: blobs whose gradients it makes.
+        way: the layers that it goes through, in that order.
         trained: weights whose gradients it makes.
     """
 
@@ -140,8 +141,8 @@ class Backward:
         self._nodes = graph.nodes
         self.weights = {ref.key for node in self._nodes for ref in node.weights}
         chosen = set(plan.chosen)
-        self._way = [node for node in reversed(self._nodes) if node.index in chosen and _has_gradient(node)]
-        self.trained = list(dict.fromkeys(ref.key for node in self._way for ref in node.weights if ref.trained))
+        self.way = [node for node in reversed(self._nodes) if node.index in chosen and _has_gradient(node)]
+        self.trained = list(dict.fromkeys(ref.key for node in self.way for ref in node.weights if ref.trained))
         self.random = [node.index for node in self._nodes if node.layer.random]
         self.recurrent = [node.key for node in self._nodes if isinstance(node.layer, Recurrent)]
         self.starts, self.ends = self._trace()
@@ -150,7 +151,7 @@ class Backward:
     def _trace(self) -> tuple[list[str], list[str]]:
         starts: dict[str, None] = {}
         ends: dict[str, None] = {}
-        for node in self._way:
+        for node in self.way:
             starts.update(dict.fromkeys(top for top in node.tops if top not in ends))
             ends.update(dict.fromkeys(b for b, stop in zip(node.bottoms, node.stopped, strict=True) if not stop))
         return list(starts), list(ends)
@@ -163,7 +164,7 @@ class Backward:
             for name in self.starts:
                 blobs.put(name, diffs[name])
             grads: Params = {}
-            for node in self._way:
+            for node in self.way:
                 with jax.named_scope(f"{node.key}/backward"):
                     self._back(node, params, values, blobs, grads, keys, states)
         return {name: blobs.get(name, "caffe") for name in self.ends}, grads

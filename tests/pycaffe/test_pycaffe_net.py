@@ -191,7 +191,7 @@ def test_reshape_follows_the_inputs_and_each_shape_compiles_once() -> None:
     net.blobs["data"].reshape(2, 3)
     assert_close(net.forward(data=X)["prob"], one)
     net.forward(data=2 * X)
-    (_, built) = net._spans["forward", 0, 4]
+    (_, built) = net._runs._spans["forward", 0, 4]
     assert sorted(shapes[0] for shapes in built) == [(2, 3), (5, 3)]
     assert [span._function._cache_size() for span in built.values()] == [1, 1]
 

@@ -86,6 +86,56 @@ def test_surgery_between_steps_is_seen_by_the_next(folder: Path) -> None:
     np.testing.assert_allclose(solver.net.blobs["ip"].diff * 2, np.full((2, 3), 1 / 3) - np.eye(3)[y], rtol=1e-4)
 
 
+DEEPER = """
+layer { name: "in" type: "HDF5Data" top: "x" top: "y" hdf5_data_param { source: "list.txt" batch_size: 2 } }
+layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip"
+  inner_product_param { num_output: 8 weight_filler { type: "xavier" } } }
+layer { name: "relu" type: "ReLU" bottom: "ip" top: "ip" }
+layer { name: "drop" type: "Dropout" bottom: "ip" top: "ip" }
+layer { name: "score" type: "InnerProduct" bottom: "ip" top: "score"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "also" type: "InnerProduct" bottom: "ip" top: "also" param { lr_mult: 0 }
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "y" top: "loss" }
+layer { name: "loss2" type: "SoftmaxWithLoss" bottom: "also" bottom: "y" top: "loss2" loss_weight: 0.5 }
+"""
+
+
+def test_blobs_that_nobody_held_are_those_of_the_step(folder: Path) -> None:
+    """A step makes blobs in the middle of the net when they are looked at: the same as where they are watched.
+
+    Dropout with the step's own mask, in place; two readers of a blob; a frozen layer; two losses.
+    """
+    Path("net.prototxt").write_text(DEEPER)
+    free, watched = (caffe.get_solver("solver.prototxt") for _ in range(2))
+    held = {name: (blob.data, blob.diff) for name, blob in watched.net.blobs.items()}
+    for steps in (1, 2):
+        for solver in (free, watched):
+            solver.step(steps)
+        assert free.net.blobs["ip"].values.waiting and not watched.net.blobs["ip"].values.waiting
+        for name, (data, diff) in held.items():
+            blob = free.net.blobs[name]
+            np.testing.assert_allclose(blob.data, data, rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(blob.diff, diff, rtol=1e-4, atol=1e-6, err_msg=name)
+        assert np.any(held["ip"][0] == 0) and np.any(held["x"][1] != 0)
+        for name, weights in free.net.params.items():
+            for mine, other in zip(weights, watched.net.params[name], strict=True):
+                np.testing.assert_allclose(mine.data, other.data, rtol=1e-5, atol=1e-6, err_msg=name)
+                np.testing.assert_allclose(mine.diff, other.diff, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_what_is_written_after_a_step_stays(folder: Path) -> None:
+    """A blob that was written to before anybody looked at the others keeps what was written; the step keeps its own."""
+    solver = caffe.get_solver("solver.prototxt")
+    solver.step(1)
+    solver.net.params["ip"][0].data[...] = 7
+    solver.net.blobs["x"].data[...] = 5
+    solver.net.blobs["ip"].reshape(1, 3)
+    assert solver.net.blobs["ip"].data.tolist() == [[0, 0, 0]]
+    assert np.all(solver.net.blobs["x"].data == 5) and np.all(np.abs(solver.net.blobs["x"].diff) < 1)
+    assert np.all(solver.net.params["ip"][0].data == 7)
+
+
 def test_test_nets_share_the_weights_and_read_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A test net sees every step and every cut; its forward takes the next batch unless it begins after the data."""
     solver = caffe.get_solver("solver.prototxt")
