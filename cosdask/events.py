@@ -331,6 +331,6 @@ def _to_json(value: Any) -> Any:
 def _from_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _from_json(item) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # what travels between Dask's processes arrives as tuples
         return [_from_json(item) for item in value]
     return _NOT_JSON.get(value, value) if isinstance(value, str) else value

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cosdask import events
 from cosdask.errors import ConfigError
 from cosdask.events import Event, Progress, RunEnded, RunStarted, Snapshot, UnknownEvent, Validation, Warned
+from cosdask.view.caffe_lines import caffe_lines
 
 NUMBERS = st.floats(allow_nan=False, width=32)
 OUTPUTS = st.dictionaries(st.text(min_size=1), NUMBERS | st.lists(NUMBERS, min_size=1, max_size=3), max_size=3)
@@ -57,6 +58,15 @@ def test_array_values_become_plain_numbers() -> None:
     event = Progress(rank=0, iteration=1, loss=np.float32(0.5), lr=0.1, outputs={"ip": np.ones(2, np.float32)})
     record = event.to_dict()
     assert record["loss"] == 0.5 and record["outputs"] == {"ip": [1.0, 1.0]}
+
+
+def test_lists_that_arrive_as_tuples_are_lists() -> None:
+    """Dask's messages make tuples of lists; a net's output with a number a class is shown all the same."""
+    record = Progress(rank=0, iteration=0, loss=1.0, lr=0.1, outputs={"a class": [0.5, math.nan]}).to_dict()
+    record["outputs"] = {"a class": tuple(record["outputs"]["a class"])}
+    event = events.from_dict(record)
+    assert isinstance(event, Progress) and event.outputs["a class"][0] == 0.5
+    assert [line for line in caffe_lines(event) if "net output #1: a class = nan" in line]
 
 
 def test_words_that_look_like_numbers_stay_words_in_text_fields() -> None:
