@@ -10,7 +10,7 @@ from typing import Any
 from cosdask.cli import clusters, yarn_flags
 from cosdask.config import Config, FlagParser
 from cosdask.errors import ConfigError, NetError, did_you_mean
-from cosdask.storage import exists, local_path, missing, refuse_overwrite
+from cosdask.storage import exists, join, local_path, missing, refuse_overwrite, run_folder_for
 
 WORKERS = (
     "clusterSize", "min_workers", "worker_deadline", "worker_silence", "rank_silence", "step_deadline", "devices",
@@ -142,11 +142,13 @@ def _check_blobs(config: Config) -> None:
 
 
 def _train(job: Any, config: Config, validate: bool) -> None:
-    if validate:
-        job.train_with_validation()
-    else:
+    if not validate:
         job.train()
+        print(f"model: {config.model}")
+        return
+    job.train_with_validation()
     print(f"model: {config.model}")
+    print(f"validations: {join(run_folder_for(config.model), 'validation.csv')}")
 
 
 def _test(job: Any, config: Config) -> None:

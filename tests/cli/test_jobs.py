@@ -111,10 +111,15 @@ def test_training_comes_first_and_features_take_the_place_of_test(flags: str, ca
         ("test_iter: 5\n", "train"),
     ],
 )
-def test_validation_needs_test_interval_and_test_iter(extra: str, call: str, folder: Path) -> None:
+def test_validation_needs_test_interval_and_test_iter(
+    extra: str, call: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And then the command says where the validations are."""
     (folder / "solver.prototxt").write_text(SOLVER + extra)
     assert main(["train", "--conf", "solver.prototxt", "--model", "m"]) == 0
     assert StandIn.calls == [call]
+    told = "validations: m.run/validation.csv\n" in capsys.readouterr().out
+    assert told == (call == "train_with_validation")
 
 
 def test_test_results_are_printed_and_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
