@@ -21,6 +21,7 @@ from cosdask.view.layered import Place, layered_layout
 FORMATS = ("svg", "png", "pdf")
 _LINE = 0.17  # inches a line of text
 _LETTER = 0.075  # inches a letter
+_SMALL_LINE, _SMALL_LETTER = 0.15, 0.056  # of the labels beside arrows
 _GAP_ACROSS, _GAP_ALONG = 0.3, 0.42
 _MARGIN = 0.25
 _DPI = 110
@@ -33,6 +34,8 @@ _COLORS = (
     (("LRN", "BatchNorm", "Scale", "Bias", "MVN"), "#fbeccb"),
 )
 _PLAIN = "#eeeeee"
+#: the middle of something and its size: x, y, width, height
+Area = tuple[float, float, float, float]
 
 
 @dataclass
@@ -185,7 +188,7 @@ def _render(boxes: Sequence[Box], arrows: Sequence[Arrow], title: str, sideways:
     edges = [(arrow.start, arrow.end) for arrow in arrows]
     along_gap = _GAP_ALONG
     if sideways:
-        along_gap += max((len(arrow.label) for arrow in arrows), default=0) * _LETTER
+        along_gap += max((len(arrow.label) for arrow in arrows), default=0) * _SMALL_LETTER
     layout = layered_layout(sizes, edges, _GAP_ACROSS, along_gap)
     across, along = layout.size
     width, height = (along, across) if sideways else (across, along)
@@ -201,11 +204,51 @@ def _render(boxes: Sequence[Box], arrows: Sequence[Arrow], title: str, sideways:
     def at(place: Place) -> Place:
         return (place[1], place[0]) if sideways else place
 
-    for arrow, route in zip(arrows, layout.routes, strict=True):
-        _draw_arrow(axes, [at(place) for place in route], arrow.label, sideways)
+    routes = [[at(place) for place in route] for route in layout.routes]
+    taken = [(*at(place), box.width, box.height) for box, place in zip(boxes, layout.places, strict=True)]
+    for route in routes:
+        _draw_arrow(axes, route, sideways)
+    for arrow, route in zip(arrows, routes, strict=True):
+        if arrow.label:
+            taken.append(_label_area(route, arrow.label, sideways, taken, width))
+            _draw_label(axes, arrow.label, taken[-1])
     for box, place in zip(boxes, layout.places, strict=True):
         _draw_box(axes, box, at(place))
     return figure
+
+
+def _label_area(route: Sequence[Place], label: str, sideways: bool, taken: Sequence[Area], width: float) -> Area:
+    """Where on its arrow a label covers least of what is there already; the first stretch's middle where that is free.
+
+    A label that would leave a picture of this width is moved into it.
+    """
+    size = (len(label) * _SMALL_LETTER, _SMALL_LINE)
+    room = max(0.0, width / 2 + _MARGIN - size[0] / 2)
+    areas: list[Area] = []
+    for start, end in pairwise(route):
+        for share in (0.5, 0.35, 0.65, 0.2, 0.8):
+            x, y = _on_curve(start, end, share, sideways)
+            areas.append((min(max(x, width / 2 - room), width / 2 + room), y, *size))
+    return min(areas, key=lambda area: sum(_overlap(area, other) for other in taken))
+
+
+def _on_curve(start: Place, end: Place, share: float, sideways: bool) -> Place:
+    """A point of an arrow's curve between two points of its route (see :func:`_draw_arrow`)."""
+    # Bezier's cubic with both control points half way along: across it moves by the second share, along by the first
+    along = 1.5 * share - 1.5 * share**2 + share**3
+    across = share**2 * (3 - 2 * share)
+    x, y = (along, across) if sideways else (across, along)
+    return (start[0] + (end[0] - start[0]) * x, start[1] + (end[1] - start[1]) * y)
+
+
+def _overlap(one: Area, other: Area) -> float:
+    """How much of each other two areas cover."""
+    sides = [
+        min(one[axis] + one[axis + 2] / 2, other[axis] + other[axis + 2] / 2)
+        - max(one[axis] - one[axis + 2] / 2, other[axis] - other[axis + 2] / 2)
+        for axis in (0, 1)
+    ]
+    return max(0.0, sides[0]) * max(0.0, sides[1])
 
 
 def _draw_box(axes: Any, box: Box, middle: Place) -> None:
@@ -223,7 +266,7 @@ def _draw_box(axes: Any, box: Box, middle: Place) -> None:
         axes.text(middle[0], height, line, ha="center", va="center", fontsize=8, weight=weight, parse_math=False)
 
 
-def _draw_arrow(axes: Any, route: Sequence[Place], label: str, sideways: bool) -> None:
+def _draw_arrow(axes: Any, route: Sequence[Place], sideways: bool) -> None:
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path as Curve
 
@@ -241,13 +284,13 @@ def _draw_arrow(axes: Any, route: Sequence[Place], label: str, sideways: bool) -
     axes.add_patch(
         FancyArrowPatch(path=curve, arrowstyle="-|>", mutation_scale=8, color="#444444", linewidth=0.9, fill=False)
     )
-    if label:
-        (x, y), (x2, y2) = route[0], route[1]
-        place = ((x + x2) / 2, (y + y2) / 2)
-        background = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
-        axes.text(
-            *place, label, ha="center", va="center", fontsize=6.5, color="#333333", bbox=background, parse_math=False
-        )
+
+
+def _draw_label(axes: Any, label: str, area: Area) -> None:
+    background = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
+    axes.text(
+        *area[:2], label, ha="center", va="center", fontsize=6.5, color="#333333", bbox=background, parse_math=False
+    )
 
 
 __all__ = ["FORMATS", "Arrow", "Box", "draw_net", "net_graph"]

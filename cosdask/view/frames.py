@@ -59,18 +59,21 @@ def show_df(df: Any, nrows: int = 10) -> Html:
     return _table(("Index", "Label", "Image"), rows)
 
 
-def show_captions(df: Any, nrows: int = 10, column: str = "prediction") -> Html:
+def show_captions(df: Any, nrows: int = 10, column: str = "prediction", across: int = 0) -> Html:
     """The first rows of a dataframe of images and captions as a table: id, image, caption.
 
     Args:
         df: a pandas or dask frame with ``id``, ``data`` (see :func:`show_df`) and ``column``.
         nrows: most rows shown.
         column: the column with the sentences.
+        across: so many pictures side by side, each with its caption under it, in place of a table with a row each.
 
     Raises:
         DataError: a missing column, or a row that is no image.
     """
     frame = _head(df, nrows, "id", "data", column)
+    if across > 0:
+        return _grid(list(zip(map(image_tag, _pictures(frame)), map(_text, frame[column]), strict=True)), across)
     rows = zip(map(_text, frame["id"]), map(image_tag, _pictures(frame)), map(_text, frame[column]), strict=True)
     return _table(("Image Id", "Image", column.capitalize()), rows)
 
@@ -181,6 +184,15 @@ def _text(value: Any) -> str:
     if isinstance(value, np.ndarray | list | tuple):
         value = ", ".join(f"{item:g}" if isinstance(item, float | np.floating) else str(item) for item in value)
     return html.escape(str(value))
+
+
+def _grid(cells: Sequence[tuple[str, str]], across: int) -> Html:
+    """Pictures in rows, each with its text under it."""
+    style = f"width:{SIDE + 16}px;padding:8px;text-align:center;vertical-align:top"
+    drawn = [f'<td style="{style}">{picture}<br>{text}</td>' for picture, text in cells]
+    rows = ("".join(drawn[start : start + across]) for start in range(0, len(drawn), across))
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return Html(f'<table style="{_STYLE}">\n<tbody>\n{body}\n</tbody>\n</table>')
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:

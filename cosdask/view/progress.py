@@ -172,7 +172,7 @@ def default_consumers(display: str = "auto", stream: IO[str] | None = None) -> l
     Args:
         display: "bar", "lines" (Caffe's log lines), "json" (a JSON object a line), "none", or "auto": a bar in
             notebooks and terminals, lines elsewhere.
-        stream: text stream to write to; standard error when None.
+        stream: text stream to write to; when None standard error, in notebooks the cell's output.
 
     Raises:
         ConfigError: another word.
@@ -180,6 +180,9 @@ def default_consumers(display: str = "auto", stream: IO[str] | None = None) -> l
     if display == "auto":
         target = sys.stderr if stream is None else stream
         display = "bar" if in_notebook() or target.isatty() else "lines"
+    if stream is None and in_notebook():
+        # notebooks paint standard error as if something had gone wrong
+        stream = sys.stdout if display in ("lines", "json") else None
     match display:
         case "bar":
             return [ProgressBar(stream)]

@@ -10,6 +10,7 @@ import pytest
 
 import cosdask
 from cosdask.errors import ConfigError, CosdaskError, NetError
+from cosdask.view.draw import _label_area, _overlap
 
 NET = """
 name: "drawn"
@@ -46,6 +47,20 @@ def test_rankdir_turns_it(tmp_path: Path) -> None:
     assert turned_width > width and turned_height < height
     with pytest.raises(ConfigError, match="rankdir"):
         cosdask.show_network(net, "RL")
+
+
+def test_labels_beside_arrows_cover_nothing() -> None:
+    """Arrows that leave one box together have their labels at different places, on their own curves."""
+    taken = [(2.0, 0.0, 3.0, 0.4), (1.0, 2.0, 1.0, 0.4), (3.0, 2.0, 1.0, 0.4)]
+    routes = [[(2.0, 0.2), (1.0, 1.8)], [(2.0, 0.2), (1.2, 1.8)], [(2.0, 0.2), (1.4, 1.8)]]
+    for route in routes:
+        area = _label_area(route, "sentence 16x12", False, taken, width=4)
+        assert sum(_overlap(area, other) for other in taken) == 0
+        assert route[1][0] <= area[0] <= route[0][0] and 0.2 < area[1] < 1.8
+        taken.append(area)
+    assert _label_area(routes[0], "free", False, [], width=4)[:2] == (1.5, 1.0)
+    x, _, width, _ = _label_area([(3.9, 0), (3.9, 1)], "a long name 16x12", False, [], width=4)
+    assert x + width / 2 <= 4.25
 
 
 def test_a_net_without_its_data_is_drawn_and_a_broken_one_is_not(tmp_path: Path) -> None:

@@ -106,6 +106,17 @@ def test_auto_is_a_bar_in_a_terminal_and_lines_elsewhere() -> None:
     assert isinstance(default_consumers("auto", io.StringIO())[0], LineLog)
 
 
+def test_lines_in_a_notebook_are_ordinary_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Notebooks paint standard error as a failure; scripts keep it, so that it does not mix with results."""
+    for there, out in ((True, True), (False, False)):
+        monkeypatch.setattr("cosdask.view.progress.in_notebook", lambda there=there: there)
+        default_consumers("lines")[0].handle(Warned(message="mind"))
+        told = capsys.readouterr()
+        assert ("mind" in told.out, "mind" in told.err) == (out, not out)
+
+
 def test_modes_by_name() -> None:
     stream = Terminal()
     assert isinstance(default_consumers("lines", stream)[0], LineLog)

@@ -84,6 +84,16 @@ def test_captions_stand_beside_their_pictures() -> None:
         cosdask.show_captions(frame, column="caption")
 
 
+def test_captions_stand_under_pictures_side_by_side() -> None:
+    """Each caption in its picture's cell, so many cells a row, the last row as short as it is."""
+    rows = [{"id": str(i), "prediction": f"Cat {i}.", **forms(picture(seed=i))["struct"]} for i in range(5)]
+    table = str(cosdask.show_captions(pd.DataFrame(rows), across=2))
+    assert [row.count("<td") for row in table.split("<tr>")[1:]] == [2, 2, 1]
+    for i, cell in enumerate(table.split("<td")[1:]):
+        np.testing.assert_array_equal(shown(cell)[0], picture(seed=i))
+        assert f"<br>Cat {i}.</td>" in cell
+
+
 def test_large_pictures_become_small_and_small_ones_large() -> None:
     """A notebook's file stays small, and a digit can be seen."""
     photo = cv2.resize(picture(), (1500, 600))
