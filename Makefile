@@ -24,7 +24,7 @@ test: lint  ## Lint, then the tests and every example in the docstrings
 	$(BIN)/python -m pytest --durations 10 -m "hadoop and not long" tests/cluster
 	$(BIN)/python -m pytest $(TWO) -m "not hadoop and not long"
 
-test-long: lint  ## The tests that take longest: more faults, more on YARN, all notebooks
+test-long: lint  ## The tests that take longest: more faults, more on YARN
 	$(BIN)/python -m pytest --durations 20 -m long
 
 check: lint  ## Lint, then the fast tests (under three minutes)

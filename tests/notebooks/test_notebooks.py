@@ -54,18 +54,17 @@ def compared_settings(notebook: Any) -> None:
     """The net drawn and its shapes; longer training is better; of six settings, small rates learn least."""
     text = outputs(notebook, kinds=("text/plain",))
     assert "(64, 20, 24, 24)" in text and 'lr_policy: "inv"' in text
-    rows = re.findall(r"^\d +(32|64) +(40|80) +([\d.]+) +([\d.]+)$", text, re.M)
-    assert [row[:2] for row in rows] == [("32", "40"), ("64", "80")]
+    rows = re.findall(r"^\d +(16|32) +(40|80) +([\d.]+) +([\d.]+)$", text, re.M)
+    assert [row[:2] for row in rows] == [("16", "40"), ("32", "80")]
     assert float(rows[1][2]) > 0.75 and float(rows[1][3]) < float(rows[0][3])
     sweep = {
-        (batch, float(rate)): float(a)
-        for batch, rate, a in re.findall(r"^\d +(16|64) +(0\.0\d+) +([\d.]+)", text, re.M)
+        (batch, float(rate)): float(a) for batch, rate, a in re.findall(r"^\d +(8|32) +(0\.0\d+) +([\d.]+)", text, re.M)
     }
     assert len(sweep) == 6
-    for batch in ("16", "64"):
+    for batch in ("8", "32"):
         assert sweep[batch, 0.01] > sweep[batch, 0.001] > sweep[batch, 0.0001]
     (drawn,) = map(pixels, pictures(notebook))
-    assert drawn.shape[1] > 2 * drawn.shape[0]
+    assert drawn.shape[0] > 2 * drawn.shape[1] > 300
 
 
 @checks("ImageCaptioning")
@@ -76,8 +75,9 @@ def told_sentences(notebook: Any) -> None:
     assert last < 0.1 * first
     right, of = map(int, re.search(r"(\d+) of (\d+) sentences are word for word", text).groups())  # type: ignore[union-attr]
     assert of == 12 and right >= 10
-    assert text.count("data:image/jpeg") == 12
-    assert re.findall("<th>(Image Id|Image|Prediction)</th>", text) == ["Image Id", "Image", "Prediction"]
+    # each picture with its sentence under it
+    told = re.findall(r'"data:image/jpeg;base64,[^"]+"[^>]*><br>([A-Z][\w ]+\.)</td>', text)
+    assert len(told) == 12 and text.count("data:image/jpeg") == 12
     assert text.count("{'beam': 4}") == text.count("'seed': 2}") == 2 and len(pictures(notebook)) == 2
 
 
@@ -90,12 +90,9 @@ def test_every_notebook_has_its_check() -> None:
     assert set(names()) - {"OnYarn"} == set(CHECKS)
 
 
-_LONG = pytest.mark.long
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [name if name == "DLDemo" else pytest.param(name, marks=_LONG) for name in CHECKS])
+@pytest.mark.parametrize("name", CHECKS)
 def test_a_notebook_runs_and_shows_what_it_promises(name: str, tmp_path: Path) -> None:
     """Headless, in an empty folder, with the package of this checkout (issue 8)."""
     notebook = execute(name, tmp_path)
