@@ -9,6 +9,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest_parallel import config
 from distributed import Client
@@ -55,6 +56,26 @@ def test_test_averages_over_every_row_once(client: Client, trained: Problem) -> 
     log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -log_probability[np.arange(ROWS), scores["label"].astype(int)].mean()
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_output_with_a_cell_a_row_is_averaged_number_by_number(client: Client, tmp_path: Path) -> None:
+    """Three rows of two numbers over three workers in batches of two: the mean of each number (invariant 3)."""
+    rows = np.array([[20.37, -11.34], [56.87, 45.89], [123.56, 127.30]], np.float32)
+    pq.write_table(pa.table({"pair": pa.array(rows.tolist(), pa.list_(pa.float32()))}), tmp_path / "rows.parquet")
+    data = """layer {{ name: "in" type: "CoSData" top: "pair" source_class: "com.yahoo.ml.caffe.DataFrameSource"
+      include {{ phase: {} }} cos_data_param {{ source: "rows.parquet" batch_size: 2
+      top {{ name: "pair" type: FLOAT_ARRAY channels: 2 sample_num_axes: 1 }} }} }}"""
+    same = (
+        'layer { name: "same" type: "InnerProduct" bottom: "pair" top: "same" inner_product_param { num_output: 2 } }'
+    )
+    (tmp_path / "net.prototxt").write_text("\n".join([data.format("TRAIN"), data.format("TEST"), same]))
+    (tmp_path / "solver.prototxt").write_text('net: "net.prototxt" base_lr: 1 lr_policy: "fixed" test_iter: 1\n')
+    net = cosdask.Net(tmp_path / "net.prototxt")
+    net.params = net.from_blobs({"same": [np.eye(2, dtype=np.float32), np.zeros(2, np.float32)]})
+    net.save(tmp_path / "same.caffemodel")
+    settings = cosdask.Config(conf=str(tmp_path / "solver.prototxt"), model=str(tmp_path / "same.caffemodel"))
+    found = cosdask.CaffeOnDask(client, settings).test()
+    assert found["same"] == pytest.approx(rows.mean(axis=0).tolist(), abs=1e-5)
 
 
 def test_features_give_every_row_once(client: Client, trained: Problem) -> None:
