@@ -236,7 +236,8 @@ class Sandbox:
             settings = {
                 "dfs.datanode.data.dir": f"file://{self.folder}/{name}",
                 "dfs.datanode.address": f"{HOST}:0",
-                "dfs.datanode.http.address": f"{HOST}:0",
+                # readers over HTTP are sent to the name below
+                "dfs.datanode.http.address": f"{here}:0",
                 "dfs.datanode.ipc.address": f"{HOST}:0",
                 # the name that block locations give: that of the NodeManager beside it
                 "dfs.datanode.hostname": here,

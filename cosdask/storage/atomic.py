@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from cosdask.errors import StorageError
+from cosdask.storage.hdfs_errors import passing
 from cosdask.storage.paths import PathLike, exists, filesystem, local_path, parent
 
 _SUFFIX = ".part"
 #: seconds to go on trying to write to HDFS where a DataNode died, and between two tries
 _RETRY, _PAUSE = 60.0, 1.0
+_HDFS = ("hdfs://", "viewfs://", "webhdfs://", "swebhdfs://")
 
 
 def refuse_overwrite(url: PathLike, overwrite: bool) -> None:
@@ -122,10 +124,8 @@ def _remote_output(url: PathLike, replace: bool) -> Iterator[IO[bytes]]:
 
 def _may_pass(url: PathLike, error: OSError) -> bool:
     """Whether it helps to send again: in HDFS, where a DataNode that died is used no more a few seconds later."""
-    if isinstance(error, StorageError) or not os.fspath(url).startswith(("hdfs://", "viewfs://")):
+    if isinstance(error, StorageError) or not os.fspath(url).startswith(_HDFS):
         return False
-    from cosdask.storage.hdfs import passing
-
     return passing(error)
 
 

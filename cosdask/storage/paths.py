@@ -14,16 +14,23 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 
 from cosdask.errors import StorageError, did_you_mean
+from cosdask.storage.hadoop import default_filesystem, real_url, way_to
 
-# both are loaded when a URL asks for them
-for _protocol, _class in (("hdfs", "Hdfs"), ("viewfs", "Viewfs")):
+# they are loaded when a URL asks for them
+for _protocol, _class in (
+    ("hdfs", "hdfs.Hdfs"),
+    ("viewfs", "hdfs.Viewfs"),
+    ("webhdfs", "webhdfs.WebHdfs"),
+    ("swebhdfs", "webhdfs.WebHdfs"),
+):
     fsspec.register_implementation(
         _protocol,
-        f"cosdask.storage.hdfs.{_class}",
+        f"cosdask.storage.{_class}",
         clobber=True,
         errtxt="hdfs-native is not installed: pip install 'cosdask[yarn]'",
     )
@@ -82,11 +89,18 @@ def local_path(url: PathLike) -> Path | None:
 def filesystem(url: PathLike) -> tuple[Any, str]:
     """The fsspec filesystem of a name, and its path there.
 
+    ``viewfs://`` names lead where the site files mount them; ``hdfs://`` goes over HTTP where the RPC port is closed.
+
     Raises:
         StorageError: unknown scheme, or a scheme whose package is not installed.
     """
     here = local_path(url)
     name = os.fspath(url) if here is None else str(here.absolute())
+    if name.startswith(("hdfs://", "viewfs://")):
+        name = real_url(name)
+        authority = urlsplit(name).netloc or urlsplit(default_filesystem()).netloc
+        if name.startswith("hdfs://") and authority and way_to(authority) == "http":
+            return fsspec.filesystem("webhdfs", scheme="hdfs", authority=authority), urlsplit(name).path or "/"
     try:
         fs, path = fsspec.core.url_to_fs(name)
     except ValueError as error:

@@ -25,9 +25,14 @@ def layer(source: str) -> caffe_pb2.LayerParameter:
     return text_format.Parse(text + "batch_size: 500 }", caffe_pb2.LayerParameter())
 
 
+def images_of(rows: int) -> np.ndarray:
+    """Small random images."""
+    return np.random.default_rng(0).integers(0, 256, (rows, 40, 40), dtype=np.uint8)
+
+
 def test_an_lmdb_in_hdfs_is_read_in_place(hadoop: Sandbox, tmp_path: Path) -> None:
     """Every row once over the ranks; the count is kept until the file changes; what is wrong names the URL."""
-    images = np.random.default_rng(0).integers(0, 256, (ROWS, 40, 40), dtype=np.uint8)
+    images = images_of(ROWS)
     write_lmdb(tmp_path / "rows", images, range(ROWS))
     url = f"{hadoop.namenode}/tests/lmdb/rows"
     data = (tmp_path / "rows" / "data.mdb").read_bytes()
