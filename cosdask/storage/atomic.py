@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -111,10 +112,10 @@ def _remote_output(url: PathLike, replace: bool) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile() as file:
         yield file
         until = time.monotonic() + _RETRY
-        while True:
+        for tries in itertools.count(1):
             try:
                 file.seek(0)
-                _send(url, file, replace)
+                _send(url, file, replace, alone=tries > 1)
                 return
             except OSError as error:
                 if not _may_pass(url, error) or time.monotonic() > until:
@@ -129,14 +130,22 @@ def _may_pass(url: PathLike, error: OSError) -> bool:
     return passing(error)
 
 
-def _send(url: PathLike, file: IO[bytes], replace: bool) -> None:
+def _send(url: PathLike, file: IO[bytes], replace: bool, alone: bool) -> None:
+    """Write beside and rename; ``alone``: HDFS gets one copy and makes the others itself.
+
+    Until a NameNode counts a DataNode that died as dead, which takes minutes, it sends writers to it; a single copy
+    need not meet it.
+    """
     fs, target = filesystem(url)
     folder, _, last = target.rpartition("/")
     beside = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
     fs.makedirs(filesystem(parent(url))[1], exist_ok=True)
+    alone = alone and hasattr(fs, "copy_as_usual")
     try:
-        with fs.open(beside, "wb") as sent:
+        with fs.open(beside, "wb", **({"replication": 1} if alone else {})) as sent:
             shutil.copyfileobj(file, sent, 1 << 20)
+        if alone:
+            fs.copy_as_usual(beside)
         _rename(fs, beside, target, replace)
     finally:
         if fs.exists(beside):

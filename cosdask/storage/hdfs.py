@@ -13,6 +13,7 @@ from typing import Any
 
 from hdfs_native.fsspec import HdfsFileSystem, ViewfsFileSystem
 
+from cosdask.storage.hadoop import settings
 from cosdask.storage.hdfs_errors import plain_error
 
 
@@ -60,7 +61,10 @@ class _Client:
 
 
 class _Writer(io.RawIOBase):
-    """A file that is written, with plain errors."""
+    """A file that is written, with plain errors.
+
+    One whose write failed is let go, not finished: that would fail too, after a quarter of a minute, and hide why.
+    """
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -71,34 +75,46 @@ class _Writer(io.RawIOBase):
 
     def write(self, buffer: Any) -> int:
         """See ``io.RawIOBase``."""
-        with plain_errors():
-            return int(self._file.write(buffer))
+        try:
+            with plain_errors():
+                return int(self._file.write(buffer))
+        except OSError:
+            self._file = None
+            raise
 
     def close(self) -> None:
         """Finishes the file; later calls do nothing, also where the first one failed."""
         if not self.closed:
             super().close()
-            with plain_errors():
-                self._file.close()
+            if self._file is not None:
+                with plain_errors():
+                    self._file.close()
 
 
-class Hdfs(HdfsFileSystem):
-    """``hdfs://``; what it renames may take the place of what is there."""
+class _Renaming:
+    """What both kinds of names share; what they rename may take the place of what is there."""
 
     replaces = True
+    client: Any
+
+    def copy_as_usual(self, path: str) -> None:
+        """Asks HDFS for the usual number of copies of a file that was written with one."""
+        self.client.set_replication(path, int(settings("hdfs-site.xml").get("dfs.replication", 3)))
+
+
+class Hdfs(_Renaming, HdfsFileSystem):
+    """``hdfs://``."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         with plain_errors():
             super().__init__(*arguments, **keywords)
-        self.client: Any = _Client(self.client)
+        self.client = _Client(self.client)
 
 
-class Viewfs(ViewfsFileSystem):
-    """``viewfs://``; see :class:`Hdfs`."""
-
-    replaces = True
+class Viewfs(_Renaming, ViewfsFileSystem):
+    """``viewfs://``."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         with plain_errors():
             super().__init__(*arguments, **keywords)
-        self.client: Any = _Client(self.client)
+        self.client = _Client(self.client)

@@ -1,8 +1,7 @@
-"""HDFS over HTTP (WebHDFS, HttpFS): the way in where a NameNode's RPC port is closed, and the one that tells where
-blocks lie.
+"""HDFS over HTTP (WebHDFS, HttpFS): the way in where a NameNode's RPC port is closed.
 
-A NameNode answers questions itself and sends readers and writers on to a DataNode; HttpFS does all of it alone. Every
-request has a deadline and goes straight to its host, never through a proxy.
+It also tells where blocks lie. A NameNode answers questions itself and sends readers and writers on to a DataNode;
+HttpFS does all of it alone. Every request has a deadline and goes straight to its host, never through a proxy.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from fsspec import AbstractFileSystem
 from cosdask.storage.hadoop import http_addresses
 from cosdask.storage.hdfs_errors import java_error
 
-#: seconds that a host may be silent
 _SILENCE = 60.0
 #: DataNodes tried for one read
 _TRIES = 3
@@ -50,10 +48,11 @@ class WebHdfsClient:
     Args:
         addresses: ``http://host:port`` of NameNodes, of which one is active, or of an HttpFS.
         user: whose rights count; default: ``HADOOP_USER_NAME``, else this process's user.
+        silence: seconds that a host may be silent.
     """
 
-    def __init__(self, addresses: Sequence[str], user: str = "") -> None:
-        self.addresses = list(addresses)
+    def __init__(self, addresses: Sequence[str], user: str = "", silence: float = _SILENCE) -> None:
+        self.addresses, self._silence = list(addresses), silence
         self.user = user or os.environ.get("HADOOP_USER_NAME") or getpass.getuser()
 
     def ask(self, operation: str, path: str, method: str = "GET", **parameters: Any) -> dict[str, Any]:
@@ -62,7 +61,7 @@ class WebHdfsClient:
         Raises:
             OSError: what HDFS refuses, by its kind, or no NameNode answers.
         """
-        text = self._any(lambda base: self._send(self._url(base, operation, path, parameters), method)[1])
+        _, text = self._any(self._sending(operation, path, parameters, method))
         try:
             found: dict[str, Any] = json.loads(text) if text else {}
         except ValueError as error:
@@ -75,7 +74,7 @@ class WebHdfsClient:
         while True:
             more = {"excludedatanodes": ",".join(without)} if without else {}
             place = {"offset": offset, "length": length, **more}
-            target, data = self._any(lambda base: self._send(self._url(base, "OPEN", path, place), "GET"))
+            target, data = self._any(self._sending("OPEN", path, place, "GET"))
             if not target:
                 return data
             try:
@@ -87,18 +86,20 @@ class WebHdfsClient:
 
     def create(self, path: str, data: IO[bytes], size: int) -> None:
         """Write a whole file, over what is there."""
-        place = {"overwrite": "true"}
-        target, _ = self._any(lambda base: self._send(self._url(base, "CREATE", path, place), "PUT"))
+        target, _ = self._any(self._sending("CREATE", path, {"overwrite": "true"}, "PUT"))
         if not target:
             raise OSError(f"{path}: the NameNode named no host to write to")
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         self._send(target, "PUT", data, headers)
 
-    def _url(self, base: str, operation: str, path: str, parameters: dict[str, Any]) -> str:
+    def _sending(
+        self, operation: str, path: str, parameters: dict[str, Any], method: str
+    ) -> Callable[[str], tuple[str, bytes]]:
+        """What asks one NameNode."""
         query = urlencode({"op": operation, "user.name": self.user, **parameters})
-        return f"{base}/webhdfs/v1{quote(path)}?{query}"
+        return lambda base: self._send(f"{base}/webhdfs/v1{quote(path)}?{query}", method)
 
-    def _any(self, act: Callable[[str], Any]) -> Any:
+    def _any(self, act: Callable[[str], tuple[str, bytes]]) -> tuple[str, bytes]:
         """What the first NameNode says that is there and active; it is asked first from then on."""
         failed: OSError | None = None
         for base in list(self.addresses):
@@ -119,7 +120,7 @@ class WebHdfsClient:
         """Where the answer sends on to ("" where it is the last word), and what it says."""
         request = urllib.request.Request(url, data, headers or {}, method=method)
         try:
-            with _OPENER.open(request, timeout=_SILENCE) as answer:
+            with _OPENER.open(request, timeout=self._silence) as answer:
                 return "", answer.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -206,7 +207,9 @@ class WebHdfs(AbstractFileSystem):
         path = self._strip_protocol(path)
         found = self.client.ask("LISTSTATUS", path)["FileStatuses"]["FileStatus"]
         inside = path.rstrip("/")
-        entries = [_entry(status, f"{inside}/{suffix}" if (suffix := status["pathSuffix"]) else path) for status in found]
+        entries = [
+            _entry(status, f"{inside}/{suffix}" if (suffix := status["pathSuffix"]) else path) for status in found
+        ]
         return entries if detail else [entry["name"] for entry in entries]
 
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
@@ -307,7 +310,7 @@ class _Reader(io.RawIOBase):
 
     def _range(self, start: int, length: int) -> bytes:
         skip = start - self._held_from
-        if 0 <= skip and skip + length <= len(self._held):
+        if skip >= 0 and skip + length <= len(self._held):
             return self._held[skip : skip + length]
         ahead = max(length, _AHEAD) if start == self._end else length
         data = self._client.read(self._path, start, min(ahead, self.size - start))

@@ -76,6 +76,9 @@ def test_a_datanode_that_dies_costs_seconds(hadoop: Sandbox, folder: str) -> Non
         for i in range(3):
             atomic_write(f"{folder}/snapshot", data[i:])
             assert read_bytes(f"{folder}/snapshot") == data[i:]
+        # written as one copy until HDFS makes the other, once there is a place for it
+        status = filesystem(folder)[0].client.get_file_info(filesystem(f"{folder}/snapshot")[1])
+        assert status.replication == 2
     finally:
         hadoop.launch("dn0")
         hadoop.wait(60)
