@@ -77,6 +77,9 @@ class RunStarted(Event):
         net: the network's name.
         lr_policy: the solver's learning-rate policy.
         display: iterations between two log lines; 0 means none.
+        local_share: part of the rows' bytes, 0 to 1, that lies on the host of the worker that reads them; None where
+            rows have no hosts.
+        locality_problem: why that is not known of rows in HDFS.
     """
 
     kind: str = dataclasses.field(default="run_started", init=False)
@@ -95,6 +98,8 @@ class RunStarted(Event):
     net: str = ""
     lr_policy: str = ""
     display: int = 0
+    local_share: float | None = None
+    locality_problem: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

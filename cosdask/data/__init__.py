@@ -4,7 +4,7 @@ from cosdask.data.base import Partition, Source
 from cosdask.data.draw import Draw
 from cosdask.data.feed import Feed, take
 from cosdask.data.frame_source import CosFrameSource, FrameSource, arrow_table, frame_source
-from cosdask.data.index import Block, Index
+from cosdask.data.index import Block, Extent, Index
 from cosdask.data.plan import RowPlan, Segment, window
 from cosdask.data.registry import is_data_layer, layer_top_shapes, open_source, register_source, registered_sources
 from cosdask.data.select import get_source
@@ -20,6 +20,7 @@ __all__ = [
     "Block",
     "CosFrameSource",
     "Draw",
+    "Extent",
     "Feed",
     "FrameSource",
     "Index",

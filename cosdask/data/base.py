@@ -18,7 +18,7 @@ from google.protobuf import text_format
 
 from cosdask.data.batch import Batch, decode_batch, filled, full_batches
 from cosdask.data.draw import Draw
-from cosdask.data.index import Block, Index
+from cosdask.data.index import Block, Extent, Index, file_extents
 from cosdask.data.pieces import cut
 from cosdask.data.plan import RowPlan, Segment
 from cosdask.data.rows import Rows
@@ -184,6 +184,14 @@ class Source(ABC):
     def take_counts(self, blocks: Sequence[Block]) -> None:
         """Take the blocks of all parts, in their order, for the index."""
         self._index = Index(tuple(blocks))
+
+    def extents(self) -> list[Extent]:
+        """Which bytes of which files hold which rows, about, in storage order; none where that cannot be said."""
+        return file_extents(self.index(), self._file_of)
+
+    def _file_of(self, place: Mapping[str, Any]) -> str:
+        """The file of a block's place; "" where blocks are not parts of files."""
+        return str(place.get("file", ""))
 
     # What all sources have.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
@@ -124,6 +124,9 @@ class Hdf5Source(Source):
         if not blocks:
             raise DataError(f"{self.where}: the HDF5 files hold no rows", layer=self.layer.name)
         return Index(tuple(blocks))
+
+    def _file_of(self, place: Mapping[str, Any]) -> str:
+        return self.files[place["file"]]
 
     def read(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[pa.RecordBatch]:
         """See :meth:`Source.read`."""

@@ -92,6 +92,45 @@ class Index:
             raise DataError(f"a damaged index: {error!r}") from error
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Rows ``start`` to ``stop`` and the bytes of a file that hold them, about; ``last`` None: to the file's end."""
+
+    start: int
+    stop: int
+    url: str
+    first: int = 0
+    last: int | None = None
+
+
+def file_extents(index: Index, name_of: Callable[[Mapping[str, Any]], str]) -> list[Extent]:
+    """Where the rows of an index lie: by block where its places give bytes, else by file.
+
+    Args:
+        index: whose blocks follow each other within a file as in it.
+        name_of: the URL of the file of a block's place; "" for places without one.
+
+    Example:
+        >>> blocks = (Block(3, {"file": "a"}), Block(2, {"file": "a"}), Block(4, {"file": "b", "offset": 9, "size": 5}))
+        >>> [(e.start, e.stop, e.url, e.last) for e in file_extents(Index(blocks), lambda place: place["file"])]
+        [(0, 5, 'a', None), (5, 9, 'b', 14)]
+    """
+    found: list[Extent] = []
+    for block, start, stop in zip(index.blocks, index.starts, index.starts[1:], strict=False):
+        name = name_of(block.place)
+        size = block.place.get("size", block.place.get("length"))
+        if not name:
+            continue
+        if size is not None and "offset" in block.place:
+            first = int(block.place["offset"])
+            found.append(Extent(start, stop, name, first, first + int(size)))
+        elif found and found[-1].url == name and found[-1].stop == start:
+            found[-1] = Extent(found[-1].start, stop, name)
+        else:
+            found.append(Extent(start, stop, name))
+    return found
+
+
 def kept_index(kind: str, files: Sequence[tuple[str, FileStamp]], count: Callable[[], Index]) -> Index:
     """The index of ``files``, counted by ``count`` only when no kept one has the same paths, sizes and times."""
     found = find_index(kind, files)

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from cosdask.data.datums import DatumSource
-from cosdask.data.index import Block, Index, find_index, keep_index, kept_index
+from cosdask.data.index import Block, Extent, Index, find_index, keep_index, kept_index
 from cosdask.data.lmdb_tree import LmdbTree
 from cosdask.data.rows import Records
 from cosdask.errors import DataError
@@ -125,6 +125,10 @@ class LmdbSource(DatumSource):
         with self._tree() as tree:
             self._index = tree.index(blocks)
             keep_index(*self._kept(tree), self._index)
+
+    def extents(self) -> list[Extent]:
+        """See :meth:`Source.extents`: databases that were written once hold their rows from front to back."""
+        return [Extent(0, self.rows, self.file)]
 
     def _records(self, start: int, stop: int) -> Iterator[Records]:
         with self._tree() as tree:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -165,6 +165,9 @@ class SequenceSource(ImageSource):
                 Block(chunk.rows, {"file": number, "offset": chunk.offset, "size": chunk.size})
                 for chunk in reader.chunks(start, stop, _BLOCK_ROWS, _BLOCK_BYTES)
             ]
+
+    def _file_of(self, place: Mapping[str, Any]) -> str:
+        return self.files[place["file"]]
 
     def read(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[pa.RecordBatch]:
         """See :meth:`Source.read`."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cosdask.data.base import CHUNK, Source
 from cosdask.data.draw import Draw
-from cosdask.data.index import Block, Index
+from cosdask.data.index import Block, Extent, Index
 from cosdask.data.skips import bad_row
 from cosdask.errors import ConfigError, CosdaskError
 
@@ -97,6 +97,10 @@ class ZippedSource(Source):
     def _count(self) -> Index:
         longest = max(self.sources, key=lambda source: source.rows)
         return Index(tuple(Block(block.rows, {}) for block in longest.index().blocks))
+
+    def extents(self) -> list[Extent]:
+        """See :meth:`Source.extents`: of the sources that are as long as the epoch; shorter ones come round again."""
+        return [extent for source in self.sources if source.rows == self.rows for extent in source.extents()]
 
     def read(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[pa.RecordBatch]:
         """See :meth:`Source.read`."""

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from typing import Any, TypeVar, cast
 
@@ -28,6 +29,7 @@ from cosdask.parallel.frame_input import (
 )
 from cosdask.parallel.group import Member, check_data, check_free, results_of, scheduler_address, wait_for_members
 from cosdask.parallel.job import JOB_OPTIONS, Job
+from cosdask.parallel.locality import Arrangement, Locality, arranged
 from cosdask.parallel.plugins import dump_plugins
 from cosdask.parallel.recovery import Recovery
 from cosdask.parallel.results import TrainResult
@@ -154,14 +156,15 @@ class CaffeOnDask:
             order = folder.read_run()["source"].get("table", {}).get("pieces")
         factor = scale(param, config, len(members) * config.devices)
         with RunInputs() as inputs:
-            job = self._job(client, config, param, members, source, validation, validate, inputs, order)
+            job, members = self._job(client, config, param, members, source, validation, validate, inputs, order)
             job = replace(job, lr_scale=factor)
             if not self.config.resume:
                 folder.reset()
             folder.write_run(_run_description(config, job, members))
             run = Run(client, job.topic, folder, self._listeners(folder))
             with run:
-                Recovery(client, config, job, members, run, inputs.ready).to_the_end()
+                arrange = partial(_arranged, client, config, inputs.locality)
+                Recovery(client, config, job, members, run, inputs.ready, arrange).to_the_end()
                 run.wait_for_end()
         result = run.record.result(job.solver, job.model, folder.url)
         result.stopped_early = run.early
@@ -187,8 +190,11 @@ class CaffeOnDask:
         validate: bool,
         inputs: RunInputs,
         order: Any,
-    ) -> Job:
-        """Everything the ranks need; what is wrong with nets or data is raised here, before they start."""
+    ) -> tuple[Job, list[Member]]:
+        """Everything the ranks need, and the members in rank order.
+
+        What is wrong with nets or data is raised here, before ranks start.
+        """
         solver = to_text(param)
         options = source_options(config)
 
@@ -213,11 +219,14 @@ class CaffeOnDask:
             pure=False,
         )
         (found,) = results_of([inspection])
+        inputs.locality = Locality.from_json(found["places"])
+        placed = _arranged(client, config, inputs.locality, members)
+        members = placed.members
         tests = found["tests"]
         if validate and validation is not None:
             tests = [given_rows(validation, "TEST", all_reads)]
         check_data(client, members, [found["source"], *tests])
-        return Job(
+        job = Job(
             run_id=uuid.uuid4().hex[:12],
             solver=solver,
             source=found["source"],
@@ -232,8 +241,10 @@ class CaffeOnDask:
             validate=validate and bool(tests),
             deadline=config.worker_deadline,
             plugins=dump_plugins(),
+            locality=placed.as_dict(),
             **{name: getattr(config, name) for name in JOB_OPTIONS},
         )
+        return job, members
 
     def _test(self, client: Client, source: Any) -> dict[str, Any]:
         self.config.check("test")
@@ -283,6 +294,11 @@ class CaffeOnDask:
     def _members(self, client: Client) -> list[Member]:
         config = self.config
         return wait_for_members(client, config.clusterSize, config.min_workers, config.worker_deadline)
+
+
+def _arranged(client: Client, config: Config, locality: Locality, members: list[Member]) -> Arrangement:
+    """The workers in the order of the ranks that they take."""
+    return arranged(client, members, locality, config.devices, config.threads)
 
 
 def _resumed(config: Config, folder: RunFolder) -> tuple[Config, int]:

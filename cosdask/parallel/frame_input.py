@@ -18,6 +18,7 @@ from cosdask.errors import DataError
 from cosdask.parallel.frames import Piece, Range, StagedFrame
 from cosdask.parallel.group import Member, results_of
 from cosdask.parallel.job import Job
+from cosdask.parallel.locality import Locality
 from cosdask.proto import caffe_pb2
 
 #: From the number of rows and of members to the ranges that each member reads.
@@ -122,9 +123,10 @@ class FrameInput:
 
 @dataclass
 class RunInputs:
-    """The dataframes among the sources of one run, by phase."""
+    """The rows of one run: the dataframes among its sources, by phase; and where files of rows lie."""
 
     given: dict[str, FrameInput] = field(default_factory=dict)
+    locality: Locality = field(default_factory=Locality)
 
     def ready(self, job: Job, members: list[Member]) -> Job:
         """A group's job with the dataframes' rows brought to its members.

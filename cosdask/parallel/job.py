@@ -50,6 +50,7 @@ class Job:
         plugins: the user's own layers and sources, pickled by the client, base64.
         precision: of the nets.
         global_batch_norm, global_loss: what ranks share inside of a step.
+        locality: how much of the rows lies on its reader's host; see :class:`cosdask.parallel.locality.Arrangement`.
     """
 
     run_id: str
@@ -80,6 +81,7 @@ class Job:
     precision: str = "float32"
     global_batch_norm: bool = False
     global_loss: bool = False
+    locality: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of text: JSON, packed where it is long, as with the index of a source of many blocks.

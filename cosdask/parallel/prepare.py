@@ -8,6 +8,7 @@ from typing import Any
 
 from cosdask.data import Source, get_source
 from cosdask.parallel.counting import counted
+from cosdask.parallel.locality import places_of
 from cosdask.parallel.plugins import load_plugins
 from cosdask.proto import caffe_pb2, parse_solver, read_net
 from cosdask.solver.nets import snapshot_prefix, test_nets, train_net
@@ -118,7 +119,8 @@ def inspect_training(
     What is wrong with any of them is raised here, before ranks start and before anything is written.
 
     Returns:
-        ``source`` and ``tests``: specifications; ``rows`` and ``batch``: of the TRAIN source.
+        ``source`` and ``tests``: specifications; ``rows`` and ``batch``: of the TRAIN source; ``places``: where its
+        rows lie.
     """
     load_plugins(plugins)
     param = parse_solver(solver)
@@ -132,4 +134,5 @@ def inspect_training(
     if validate and param.test_iter:
         nets = [named.open(seed=0) for named in test_nets(param, None)]
         tests = [counted(get_source(test, phase="TEST", options=options)).spec() for test in nets]
-    return {"source": train.spec(), "tests": tests, "rows": train.rows, "batch": train.batch_size}
+    found = {"source": train.spec(), "tests": tests, "rows": train.rows, "batch": train.batch_size}
+    return {**found, "places": places_of(train)}

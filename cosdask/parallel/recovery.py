@@ -15,6 +15,7 @@ from cosdask.events import Restarted, Warned
 from cosdask.parallel.generation import Generation
 from cosdask.parallel.group import Member, end_spares, revive, wait_for_members
 from cosdask.parallel.job import Job
+from cosdask.parallel.locality import Arrangement
 from cosdask.parallel.run import Run
 from cosdask.parallel.snapshots import newest_whole
 
@@ -38,6 +39,7 @@ class Recovery:
         members: the first group's workers.
         run: is told of every restart.
         ready: makes a group's job ready for its members; called before each group.
+        arrange: which of the workers found for a new group takes which rank.
     """
 
     client: Client
@@ -46,6 +48,7 @@ class Recovery:
     members: list[Member]
     run: Run
     ready: Callable[[Job, list[Member]], Job] = lambda job, members: job
+    arrange: Callable[[list[Member]], Arrangement] = Arrangement
 
     def to_the_end(self) -> None:
         """Run groups until one ends as it should.
@@ -92,7 +95,8 @@ class Recovery:
 
     def _regroup(self, generation: int, loss: CosdaskError) -> None:
         """The members and the job of the next group; the loss is told and kept."""
-        self.members = self._next_members(loss)
+        placed = self.arrange(self._next_members(loss))
+        self.members = placed.members
         snapshot, problems = newest_whole(self.run.folder)
         for problem in problems:
             self.run.tell(Warned(message=problem))
@@ -107,6 +111,7 @@ class Recovery:
             world=len(self.members),
             members=[member.as_dict() for member in self.members],
             threads=[self.config.threads or member.threads for member in self.members],
+            locality=placed.as_dict(),
         )
 
     def _next_members(self, loss: CosdaskError) -> list[Member]:

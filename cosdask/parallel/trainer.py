@@ -145,6 +145,8 @@ class Trainer:
             net=engine.net.name,
             lr_policy=param.lr_policy,
             display=param.display,
+            local_share=job.locality.get("share"),
+            locality_problem=job.locality.get("problem", ""),
         )
 
     def emit(self, event: Event) -> None:

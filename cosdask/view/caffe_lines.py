@@ -89,6 +89,10 @@ def describe_run(event: RunStarted) -> str:
         f"{event.rows} rows; to iteration {event.max_iter} ({event.epochs:.3g} epochs); base_lr {event.base_lr:g}; "
         f"seed {event.seed}"
     )
+    if event.local_share is not None:
+        text += f"; {event.local_share:.0%} of the rows' bytes lie on their reader's host"
+    elif event.locality_problem:
+        text += f"; how much of the rows is local is not known ({event.locality_problem})"
     return f"{text}; going on from iteration {event.start_iteration}" if event.start_iteration else text
 
 

@@ -8,11 +8,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from google.protobuf import text_format
 
 from cosdask.cluster.sandbox import Sandbox
-from cosdask.data import open_source, write_lmdb
+from cosdask.data import open_source, write_lmdb, write_parquet
 from cosdask.errors import StorageError
+from cosdask.parallel.group import Member
+from cosdask.parallel.locality import Locality, arranged, places_of
+from cosdask.proto import caffe_pb2
 from cosdask.storage import RangeFile, atomic_write, exists, filesystem, read_bytes, stamp
+from cosdask.storage.places import byte_places
 from tests.cluster.needs import needs_hadoop
 from tests.cluster.test_hdfs_lmdb import images_of, layer
 from tests.storage.test_hadoop import write_sites
@@ -107,3 +112,39 @@ def test_over_http_where_the_rpc_port_is_closed(
         fs, path = filesystem(f"{hadoop.namenode}/tests/http")
         fs.rm(path, recursive=True)
     assert not exists(f"{hadoop.namenode}/tests/http")
+
+
+def test_ranks_go_to_the_workers_whose_hosts_have_their_blocks(hadoop: Sandbox, tmp_path: Path) -> None:
+    """Asked of a real NameNode: the first rows lie on the second worker's host, the others on the first one's."""
+    base = f"{hadoop.namenode}/tests/near"
+    members = [Member(f"tcp://{host}:1", host, host, 1) for host in ("127.0.0.2", "127.0.0.3")]
+    try:
+        for part, member in enumerate(reversed(members)):
+            write_parquet(tmp_path / "part", images_of(30)[:, None], range(30))
+            _put_on(member.host, f"{base}/rows/part-{part}.parquet", (tmp_path / "part").read_bytes())
+        rows = text_format.Parse(
+            'name: "d" type: "MemoryData" top: "data" top: "label" source_class: "ImageDataFrame" '
+            f'memory_data_param {{ source: "{base}/rows" batch_size: 5 channels: 1 height: 40 width: 40 }}',
+            caffe_pb2.LayerParameter(),
+        )
+        found = Locality.from_json(places_of(open_source(rows)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("cosdask.parallel.locality.ask_workers", lambda *_: {})
+            placed = arranged(None, members, found, devices=1, threads=None)  # type: ignore[arg-type]
+        assert placed.members == members[::-1] and placed.share == 1
+        assert len(found.pieces) == 2 and found.problem == ""
+    finally:
+        fs, path = filesystem(base)
+        fs.rm(path, recursive=True)
+
+
+def _put_on(host: str, url: str, data: bytes) -> None:
+    """Write a file whose one copy lies on a host; the NameNode chooses, so until it does."""
+    fs, path = filesystem(url)
+    fs.makedirs(os.path.dirname(path), exist_ok=True)
+    for _ in range(60):
+        with fs.open(path, "wb", replication=1) as file:
+            file.write(data)
+        if all(host in block.hosts for block in byte_places(url)):
+            return
+    raise AssertionError(f"no block came to {host}")
