@@ -10,9 +10,11 @@ from cosdask.config import Config, FlagParser
 
 _ABOUT = """Look at this machine, its Hadoop and a cluster's workers, and say what would keep a run from working.
 
-Without --cluster only this machine and its Hadoop. The exit code is 1 where something must be mended first."""
+Without --cluster only this machine, its Hadoop, and the --environment where one is named. The exit code is 1 where
+something must be mended first."""
 
 _EXAMPLES = """  cosdask doctor
+  cosdask doctor --environment hdfs:///envs/cosdask.tar.gz --queue research --worker-memory 16GiB
   cosdask doctor --cluster yarn[2] --environment hdfs:///envs/cosdask.tar.gz
   cosdask doctor --cluster tcp://scheduler:8786"""
 
@@ -32,6 +34,7 @@ def main(words: Sequence[str]) -> int:
     hadoop = not given.pop("no_hadoop")
     where = clusters.Where(given.pop("cluster"), yarn_flags.take(given))
     from cosdask.cluster import doctor
+    from cosdask.cluster.doctor_archive import check_environment
 
     findings = []
 
@@ -41,7 +44,9 @@ def main(words: Sequence[str]) -> int:
 
     for finding in doctor.check_machine("client", doctor.facts()):
         tell(finding)
-    for finding in doctor.check_hadoop() if hadoop else ():
+    for finding in doctor.check_hadoop(wanted=where.yarn) if hadoop else ():
+        tell(finding)
+    for finding in check_environment(where.yarn.get("environment", "")):
         tell(finding)
     hadoop = hadoop and not any(finding.state == doctor.BAD for finding in findings)
     if where.word:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -19,6 +20,9 @@ GOOD, NOTE, BAD = "ok", "note", "bad"
 #: packages whose versions must agree between client and workers
 _PACKAGES = ("cosdask", "dask", "distributed", "cloudpickle", "jax", "jaxlib", "numpy", "pandas", "pyarrow", "msgpack")
 _GIB = 1 << 30
+#: the oldest driver that a version of CUDA runs with
+_LEAST_DRIVER = {12: 525, 13: 580}
+_DRIVER = re.compile(r"\s(\d+\.[\d.]+)\s")
 #: seconds that clocks may differ, and to try a connection
 _SKEW, _CONNECT = 2.0, 3.0
 
@@ -56,6 +60,8 @@ def facts() -> dict[str, Any]:
         "name": socket.gethostname(),
         "address": address,
         "gpus": len(_gpus()),
+        "driver": _driver(),
+        "cuda": _cuda(),
         "files": _open_files(),
     }
 
@@ -81,6 +87,22 @@ def _gpus() -> list[str]:
         return []
 
 
+def _driver() -> str:
+    """The version of NVIDIA's driver; "" without one."""
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            found = _DRIVER.search(file.readline())
+    except FileNotFoundError:
+        return ""
+    return found[1] if found else "unknown"
+
+
+def _cuda() -> int:
+    """The version of CUDA that JAX has a plugin for here; 0 without one."""
+    found = (re.fullmatch(r"jax-cuda(\d+)-plugin", dist.metadata["Name"] or "") for dist in metadata.distributions())
+    return max((int(match[1]) for match in found if match), default=0)
+
+
 def _open_files() -> int:
     import resource
 
@@ -92,6 +114,7 @@ def check_machine(where: str, found: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding(
         GOOD, where, f"Python {found['python']}, {found['memory'] / _GIB:.1f} GiB memory, {found['gpus']} GPU(s)"
     )
+    yield from _check_gpus(where, found)
     if found["free"] < _GIB:
         yield Finding(
             BAD, where, f"{found['free'] / _GIB:.2f} GiB free in the working folder", "make room: rows are staged there"
@@ -111,12 +134,33 @@ def check_machine(where: str, found: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def check_hadoop(folder: str | None = None) -> Iterator[Finding]:
+def _check_gpus(where: str, found: Mapping[str, Any]) -> Iterator[Finding]:
+    """GPUs need a driver, JAX a plugin for CUDA, and that a driver that is new enough."""
+    if not found["gpus"]:
+        return
+    cuda, driver = found["cuda"], found["driver"]
+    if not cuda:
+        yield Finding(
+            NOTE, where, f"{found['gpus']} GPU(s), but JAX computes on the CPU here", "pip install 'jax[cuda12]'"
+        )
+        return
+    least = _LEAST_DRIVER.get(cuda, 0)
+    number = int(driver.partition(".")[0]) if driver[:1].isdigit() else 0
+    if number < least:
+        remedy = f"CUDA {cuda} needs {least} or newer: update the driver, or install JAX for an older CUDA"
+        yield Finding(BAD, where, f"NVIDIA's driver is {driver or 'missing'}", remedy)
+    else:
+        yield Finding(GOOD, where, f"NVIDIA's driver {driver}, JAX with CUDA {cuda}")
+
+
+def check_hadoop(folder: str | None = None, wanted: Mapping[str, Any] | None = None) -> Iterator[Finding]:
     """HDFS and YARN as this machine sees them.
 
     Args:
         folder: in HDFS, where this user may write; default: the user's home.
+        wanted: of the options of ``YarnCluster``: ``queue``, ``worker_memory``, ``worker_vcores``, ``worker_gpus``.
     """
+    from cosdask.cluster.yarn_client import talking, yarn_client
     from cosdask.cluster.yarn_spec import check_hadoop as configured
 
     try:
@@ -125,7 +169,12 @@ def check_hadoop(folder: str | None = None) -> Iterator[Finding]:
         yield Finding(BAD, "client", "no Hadoop client here", error.message)
         return
     yield _try("HDFS takes files", lambda: write_and_read(folder), "is the NameNode up, and may you write there?")
-    yield _try("YARN answers", _yarn_nodes, "is the ResourceManager up? See yarn-site.xml in HADOOP_CONF_DIR")
+    try:
+        with yarn_client() as client, talking("asking YARN"):
+            yield from check_yarn(client, wanted or {})
+    except CosdaskError as error:
+        remedy = "is the ResourceManager up? See yarn-site.xml in HADOOP_CONF_DIR"
+        yield Finding(BAD, "client", f"YARN does not answer: {error.message.splitlines()[0]}", remedy)
 
 
 def _try(what: str, act: Callable[[], str], remedy: str, where: str = "client") -> Finding:
@@ -154,17 +203,48 @@ def write_and_read(folder: str | None = None) -> str:
     return f"{1000 * (time.monotonic() - began):.0f} ms"
 
 
-def _yarn_nodes() -> str:
-    from cosdask.cluster.yarn_client import talking, yarn_client
+def check_yarn(client: Any, wanted: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether YARN has nodes, a node has room for a worker, and the queue takes applications.
 
-    with yarn_client() as client, talking("asking YARN for its nodes"):
-        nodes = client.get_nodes(states=["RUNNING"])
+    Args:
+        client: see :func:`cosdask.cluster.yarn_client.yarn_client`.
+        wanted: see :func:`check_hadoop`.
+    """
+    nodes = [node.total_resources for node in client.get_nodes(states=["RUNNING"])]
     if not nodes:
-        raise OSError("YARN has no node running")
-    memory = sum(node.total_resources.memory for node in nodes)
-    cores = sum(node.total_resources.vcores for node in nodes)
-    gpus = sum(node.total_resources.gpus for node in nodes)
-    return f"{len(nodes)} nodes, {memory} MiB, {cores} cores, {gpus} GPUs"
+        yield Finding(BAD, "client", "YARN has no node running", "are the NodeManagers up, and healthy?")
+        return
+    memory, cores, gpus = (sum(getattr(node, name) for node in nodes) for name in ("memory", "vcores", "gpus"))
+    yield Finding(GOOD, "client", f"YARN answers ({len(nodes)} nodes, {memory} MiB, {cores} cores, {gpus} GPUs)")
+    yield from _check_room(nodes, wanted)
+    name = str(wanted.get("queue") or "default")
+    try:
+        state = str(client.get_queue(name).state)
+    except ValueError:
+        there = ", ".join(sorted(queue.name for queue in client.get_all_queues()))
+        yield Finding(BAD, "client", f"YARN has no queue {name}", f"--queue: there are {there}")
+        return
+    if state != "RUNNING":
+        yield Finding(BAD, "client", f"the queue {name} is {state.lower()}", "use another one, or have it started")
+    else:
+        yield Finding(GOOD, "client", f"the queue {name} takes applications")
+
+
+def _check_room(nodes: Sequence[Any], wanted: Mapping[str, Any]) -> Iterator[Finding]:
+    """A container that is larger than every node would wait for ever."""
+    from cosdask.cluster.yarn_spec import YarnOptions, mebibytes
+
+    usual = YarnOptions(n_workers=1)
+    memory = mebibytes(wanted.get("worker_memory", usual.worker_memory), "worker_memory")
+    cores, gpus = wanted.get("worker_vcores", usual.worker_vcores), wanted.get("worker_gpus", usual.worker_gpus)
+    if not any(node.memory >= memory and node.vcores >= cores and node.gpus >= gpus for node in nodes):
+        largest = max(nodes, key=lambda node: (node.gpus >= gpus, node.memory))
+        yield Finding(
+            BAD,
+            "client",
+            f"no node has room for a worker of {memory} MiB, {cores} core(s) and {gpus} GPU(s)",
+            f"ask for less: the largest node has {largest.memory} MiB, {largest.vcores} cores, {largest.gpus} GPU(s)",
+        )
 
 
 def check_workers(client: Any, hdfs: bool) -> Iterator[Finding]:
@@ -179,10 +259,14 @@ def check_workers(client: Any, hdfs: bool) -> Iterator[Finding]:
     for address, theirs in found.items():
         where = names.get(address, address)
         yield from check_machine(where, theirs)
-        yield from _differences(where, here, theirs)
+        yield from differences(where, here, theirs)
         skew = abs(theirs["time"] - asked - took / 2)
         if skew > _SKEW + took:
             yield Finding(NOTE, where, f"its clock differs by {skew:.0f} s", "let the machines keep time (NTP)")
+    drivers = {theirs["driver"] for theirs in found.values() if theirs["gpus"]}
+    if len(drivers) > 1:
+        remedy = "ranks compute with different kernels: install one version, or take nodes of one label (--node-label)"
+        yield Finding(NOTE, "workers", f"NVIDIA's drivers differ: {', '.join(sorted(drivers))}", remedy)
     yield from _reach(client, names)
     if hdfs:
         for address, said in client.run(_hdfs_from_worker).items():
@@ -191,7 +275,7 @@ def check_workers(client: Any, hdfs: bool) -> Iterator[Finding]:
             yield Finding(GOOD if good else BAD, names.get(address, address), f"HDFS: {said.lstrip('!')}", remedy)
 
 
-def _differences(where: str, here: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Finding]:
+def differences(where: str, here: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Finding]:
     """Versions that differ: Python's minor version and Dask's break tasks, others may change numbers."""
     if here["python"].rsplit(".", 1)[0] != theirs["python"].rsplit(".", 1)[0]:
         text = f"Python {theirs['python']}, the client has {here['python']}"

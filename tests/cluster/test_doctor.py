@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest_hadoop import run_cosdask
 
 from cosdask.cluster import doctor
+from cosdask.cluster.doctor_archive import check_environment
 from cosdask.errors import StorageError
 from cosdask.storage import atomic_write
 from cosdask.storage.hdfs import Hdfs
@@ -48,6 +51,9 @@ class _Client:
         ({"versions": {**HEALTHY["versions"], "dask": "2019.1"}}, doctor.BAD, "dask 2019.1, the client has"),
         ({"versions": {**HEALTHY["versions"], "numpy": "1.26"}}, doctor.NOTE, "numpy 1.26, the client has"),
         ({"ahead": 900}, doctor.NOTE, "its clock differs by 900 s"),
+        ({"gpus": 2, "cuda": 0}, doctor.NOTE, "2 GPU(s), but JAX computes on the CPU"),
+        ({"gpus": 1, "cuda": 12, "driver": "470.82"}, doctor.BAD, "NVIDIA's driver is 470.82"),
+        ({"gpus": 1, "cuda": 13, "driver": ""}, doctor.BAD, "NVIDIA's driver is missing"),
     ],
 )
 def test_each_ill_is_named_with_its_remedy(change: dict[str, Any], state: str, said: str) -> None:
@@ -62,6 +68,105 @@ def test_workers_that_do_not_reach_each_other_are_named() -> None:
     """A firewall between nodes would let the ranks wait for each other until their deadline."""
     found = list(doctor.check_workers(_Client({"tcp://a": HEALTHY}, unreachable="No route to host"), hdfs=False))
     assert "cannot reach a port of w0 at node: No route to host" in found[-1].what and found[-1].state == doctor.BAD
+
+
+def test_drivers_that_differ_are_named() -> None:
+    """Ranks on different drivers may compute with different kernels, so numbers may differ (invariant 4)."""
+    gpu = {**HEALTHY, "gpus": 1, "cuda": 12}
+    client = _Client({"tcp://a": {**gpu, "driver": "550.1"}, "tcp://b": {**gpu, "driver": "535.2"}})
+    found = [finding for finding in doctor.check_workers(client, hdfs=False) if finding.state != doctor.GOOD]
+    assert [finding.what for finding in found] == ["NVIDIA's drivers differ: 535.2, 550.1"] and found[0].remedy
+
+
+class _Yarn:
+    """Answers like skein's client."""
+
+    def __init__(self, memory: int = 4096, gpus: int = 0, state: str = "RUNNING") -> None:
+        resources = SimpleNamespace(memory=memory, vcores=4, gpus=gpus)
+        self._nodes = [SimpleNamespace(total_resources=resources)] if memory else []
+        self._state = state
+
+    def get_nodes(self, states: list[str]) -> list[Any]:
+        return self._nodes
+
+    def get_queue(self, name: str) -> Any:
+        if name != "research":
+            raise ValueError(name)
+        return SimpleNamespace(name=name, state=self._state)
+
+    def get_all_queues(self) -> list[Any]:
+        return [SimpleNamespace(name="research")]
+
+
+@pytest.mark.parametrize(
+    ("yarn", "wanted", "said"),
+    [
+        (_Yarn(), {"queue": "research"}, ""),
+        (_Yarn(memory=0), {"queue": "research"}, "YARN has no node running"),
+        (_Yarn(), {"queue": "reserch"}, "YARN has no queue reserch"),
+        (_Yarn(state="STOPPED"), {"queue": "research"}, "the queue research is stopped"),
+        (_Yarn(), {"queue": "research", "worker_memory": "8 GiB"}, "no node has room for a worker of 8192 MiB"),
+        (
+            _Yarn(),
+            {"queue": "research", "worker_gpus": 1},
+            "no node has room for a worker of 2048 MiB",
+        ),
+    ],
+)
+def test_what_yarn_could_not_run_is_named(yarn: _Yarn, wanted: dict[str, Any], said: str) -> None:
+    """A container that fits nowhere, or a queue that takes nothing, would be waited for until the deadline."""
+    found = [finding for finding in doctor.check_yarn(yarn, wanted) if finding.state == doctor.BAD]
+    assert [finding.what.startswith(said) and bool(finding.remedy) for finding in found] == ([True] if said else [])
+
+
+def _archive(path: Path, names: list[str], python: str = "python3") -> str:
+    with tarfile.open(path, "w:gz") as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            if name == "bin/python":
+                member.type, member.linkname = tarfile.SYMTYPE, python
+            archive.addfile(member)
+    return str(path)
+
+
+MINOR = ".".join(doctor.facts()["python"].split(".")[:2])
+SITE = f"lib/python{MINOR}/site-packages"
+WHOLE = [
+    "bin/python",
+    f"{SITE}/cosdask/__init__.py",
+    *(f"{SITE}/{name}-{version}.dist-info/RECORD" for name, version in doctor.facts()["versions"].items()),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "python", "state", "said"),
+    [
+        (WHOLE, "python3", doctor.GOOD, f"holds Python {MINOR}"),
+        (WHOLE, "/usr/bin/python3", doctor.NOTE, "its Python is a link to /usr/bin/python3"),
+        (WHOLE[1:], "", doctor.BAD, "holds no bin/python"),
+        (["bin/python"], "", doctor.BAD, "holds no cosdask"),
+        ([*WHOLE, f"{SITE}/dask-2019.1.dist-info/RECORD"], "python3", doctor.BAD, "dask 2019.1, the client has"),
+        ([name.replace(MINOR, "3.8") for name in WHOLE], "python3", doctor.BAD, "Python 3.8.x, the client has"),
+    ],
+)
+def test_an_environment_archive_is_looked_into(
+    tmp_path: Path, names: list[str], python: str, state: str, said: str
+) -> None:
+    """An archive that cannot work would cost an application that fails after a minute."""
+    found = list(check_environment(_archive(tmp_path / "env.tar.gz", names, python)))
+    assert found[0].state == state and said in found[0].what
+    assert found[0].remedy or state == doctor.GOOD
+
+
+def test_an_environment_that_is_no_archive(tmp_path: Path) -> None:
+    """Cut short, missing, of an unknown kind; others are seen on the nodes only."""
+    name = _archive(tmp_path / "env.tar.gz", WHOLE)
+    data = Path(name).read_bytes()
+    Path(name).write_bytes(data[: len(data) // 2])
+    wrong = [name, str(tmp_path / "none.tar.gz"), "conda5://env"]
+    assert [next(check_environment(place)).state for place in wrong] == [doctor.BAD] * 3
+    assert next(check_environment("venv:///opt/env")).state == doctor.NOTE
+    assert list(check_environment("")) == []
 
 
 def test_without_a_hadoop_it_says_what_to_set_and_fails(
