@@ -145,7 +145,8 @@ def submit(client: Any, spec: Any) -> str:
 
 
 def remove_files(report: Any) -> None:
-    """Removes what an application carried, where its driver could not."""
+    """Removes what an application that has ended carried, where its driver or its master could not."""
+    yarn_client.remove_staging(report)
     for tag in report.tags:
         if tag.startswith(_TAG):
             folder = f"hdfs:///user/{report.user}/.cosdask/{tag.removeprefix(_TAG)}"

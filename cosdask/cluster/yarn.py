@@ -258,6 +258,7 @@ class YarnCluster(_Base):
             self.scheduler_address, self._dashboard_address = self._meet(client, app)
         except BaseException:
             client.kill_application(application)
+            yarn_client.remove_staging(yarn_client.wait_until_ended(client, application))
             raise
         self._finalizer = weakref.finalize(self, _shut_down, app)
         self.application_client = app
@@ -285,7 +286,7 @@ class YarnCluster(_Base):
     def _stop_sync(self, status: str = "SUCCEEDED", diagnostics: str | None = None) -> None:
         if self._finalizer is not None and self._finalizer.detach() is not None:
             _shut_down(self.application_client, status, diagnostics)
-            yarn_client.wait_until_ended(self._yarn(), self.app_id)
+            yarn_client.remove_staging(yarn_client.wait_until_ended(self._yarn(), self.app_id))
         self._finalizer = None
         for held in (self.application_client, self._own_client):
             if held is not None:

@@ -13,6 +13,7 @@ from cosdask.cluster.yarn_compat import skein
 from cosdask.cluster.yarn_logs import application_logs, last_words
 from cosdask.cluster.yarn_spec import check_hadoop
 from cosdask.errors import ClusterError, ConfigError, CosdaskError, DeadlineError
+from cosdask.storage import exists, filesystem
 
 _STARTING = ("NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED")
 _ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -150,6 +151,17 @@ def wait_until_ended(client: Any, application: str, deadline: float = _ENDING) -
         if time.monotonic() > ends:
             raise DeadlineError(f"{application} did not end within {deadline:.0f} s of being told to.")
         time.sleep(_PAUSE)
+
+
+def remove_staging(report: Any) -> None:
+    """Removes the files that YARN copied for an application that has ended.
+
+    Its master removes them as the last thing it does; one that was killed did not.
+    """
+    folder = f"hdfs:///user/{report.user}/.skein/{report.id}"
+    if exists(folder):
+        fs, path = filesystem(folder)
+        fs.rm(path, recursive=True)
 
 
 def ended_error(client: Any, application: str) -> ClusterError:
