@@ -11,11 +11,11 @@ import pyarrow as pa
 from cosdask.convert.job import Progress
 from cosdask.convert.rows import row_schema
 from cosdask.convert.stores import STORE_KINDS
-from cosdask.convert.work import WorkFolder, take_name
+from cosdask.convert.work import WorkFolder
 from cosdask.data import get_source
 from cosdask.errors import ConfigError, NetError, did_you_mean
 from cosdask.nn.net import Net
-from cosdask.storage import join, local_path, refuse_overwrite
+from cosdask.storage import join, local_path, refuse_overwrite, take_name
 
 _AXES = 4
 #: Digits of the keys that Caffe's tool writes.

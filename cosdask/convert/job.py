@@ -19,9 +19,9 @@ from cosdask.convert.pictures import Pictures
 from cosdask.convert.rows import Input, counted_by
 from cosdask.convert.stores import PIXEL_KINDS, STORE_KINDS, names_of
 from cosdask.convert.tasks import Runner, runner_for
-from cosdask.convert.work import LISTED, Done, WorkFolder, take_name
+from cosdask.convert.work import LISTED, Done, WorkFolder
 from cosdask.errors import ConfigError, DataError, StorageError, did_you_mean
-from cosdask.storage import atomic_output, atomic_write, exists, join, local_path, refuse_overwrite
+from cosdask.storage import atomic_output, atomic_write, exists, join, local_path, refuse_overwrite, take_name
 
 KINDS = (*PART_KINDS, *STORE_KINDS)
 #: Rows that are not worth a part of their own.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cosdask.errors import StorageError
-from cosdask.storage import atomic_write, exists, filesystem, join, read_text
+from cosdask.storage import atomic_write, exists, filesystem, join, read_text, remove_all
 
 _VERSION = 1
 #: Left out rows that are listed, of a part or a store; all are counted.
@@ -111,7 +111,7 @@ class WorkFolder:
 
     def remove(self) -> None:
         """Remove the folder."""
-        remove(self.url)
+        remove_all(self.url)
 
     def _json(self, place: str) -> dict[str, Any]:
         try:
@@ -121,32 +121,3 @@ class WorkFolder:
                 raise
             raise StorageError(f"{place}: damaged: {error}; remove {self.url} and begin again", path=place) from error
         return dict(found)
-
-
-def remove(url: str) -> None:
-    """Remove a file or folder, if it is there."""
-    fs, path = filesystem(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
-
-
-def take_name(finished: str, output: str) -> None:
-    """Give a finished file or folder its name; what had the name before goes when the new one is there.
-
-    Raises:
-        StorageError: the filesystem refuses.
-    """
-    fs, source = filesystem(finished)
-    target = filesystem(output)[1]
-    old = f"{target}.old"
-    try:
-        fs.makedirs(target.rpartition("/")[0] or "/", exist_ok=True)
-        if fs.exists(target):
-            # an older one that somebody was killed over
-            remove(f"{output}.old")
-            fs.mv(target, old, recursive=True)
-        fs.mv(source, target, recursive=True)
-    except OSError as error:
-        raise StorageError(f"{output}: cannot be written: {error}; the rows are in {finished}", path=output) from error
-    if fs.exists(old):
-        fs.rm(old, recursive=True)

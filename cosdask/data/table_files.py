@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cosdask.errors import DataError, StorageError
-from cosdask.storage import atomic_output, filesystem, refuse_overwrite
+from cosdask.errors import DataError
+from cosdask.storage import atomic_output, make_folder, refuse_overwrite, remove_all, take_name
 
 #: Rows turned into JSON at a time: bounds the memory that the text of wide features takes.
 _JSON_ROWS = 256
@@ -47,9 +47,10 @@ def write_table(frame: Any, url: str, form: str = "json", overwrite: bool = Fals
     parts = [write(part, f"{beside}/part-{i:05d}.{form}") for i, part in enumerate(frame.to_delayed())]
     try:
         rows = sum(compute(*parts))
-        _take_name(beside, url)
+        make_folder(beside)
+        take_name(beside, url)
     finally:
-        _remove(beside)
+        remove_all(beside)
     return int(rows)
 
 
@@ -138,25 +139,3 @@ def _names_of_not_finite(cells: Any) -> Any:
 
 def _json_text(words: Any) -> pa.Array:
     return pa.array([None if word is None else json.dumps(word) for word in words.to_pylist()], pa.string())
-
-
-def _take_name(beside: str, url: str) -> None:
-    """Gives a finished directory its name; the old one goes only once the new one is there."""
-    fs, source = filesystem(beside)
-    target = filesystem(url)[1]
-    fs.makedirs(source, exist_ok=True)
-    old = f"{source}.old"
-    try:
-        if fs.exists(target):
-            fs.mv(target, old, recursive=True)
-        fs.mv(source, target, recursive=True)
-    except OSError as error:
-        raise StorageError(f"{url}: cannot be written: {error}", path=url) from error
-    if fs.exists(old):
-        fs.rm(old, recursive=True)
-
-
-def _remove(url: str) -> None:
-    fs, path = filesystem(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)

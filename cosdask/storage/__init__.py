@@ -1,6 +1,13 @@
 """Paths and URLs, atomic writes, the run folder."""
 
-from cosdask.storage.atomic import atomic_output, atomic_write, refuse_overwrite
+from cosdask.storage.atomic import (
+    atomic_output,
+    atomic_write,
+    make_folder,
+    refuse_overwrite,
+    remove_all,
+    take_name,
+)
 from cosdask.storage.paths import (
     FileStamp,
     describe_file,
@@ -33,6 +40,7 @@ __all__ = [
     "is_folder",
     "join",
     "local_path",
+    "make_folder",
     "merged_ranges",
     "missing",
     "parent",
@@ -40,7 +48,9 @@ __all__ = [
     "read_text",
     "refuse_overwrite",
     "remove",
+    "remove_all",
     "resolve",
     "run_folder_for",
     "stamp",
+    "take_name",
 ]

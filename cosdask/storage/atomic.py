@@ -168,3 +168,48 @@ def _rename(fs: Any, source: str, target: str, replace: bool) -> None:
         fs.mv(target, aside)
         fs.mv(source, target)
         fs.rm(aside)
+
+
+def make_folder(url: PathLike) -> None:
+    """A folder of this name, if none is there.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    fs, path = filesystem(url)
+    try:
+        fs.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{url}: the folder cannot be made: {error}", path=os.fspath(url)) from error
+
+
+def take_name(finished: PathLike, output: PathLike) -> None:
+    """Give a finished file or folder its name; what had the name before goes when the new one is there.
+
+    Raises:
+        StorageError: the filesystem refuses.
+    """
+    fs, source = filesystem(finished)
+    target = filesystem(output)[1]
+    old = f"{target}.old"
+    try:
+        fs.makedirs(target.rpartition("/")[0] or "/", exist_ok=True)
+        if fs.exists(target):
+            # an older one that somebody was killed over
+            _remove_at(fs, old)
+            fs.mv(target, old, recursive=True)
+        fs.mv(source, target, recursive=True)
+        _remove_at(fs, old)
+    except OSError as error:
+        name = os.fspath(output)
+        raise StorageError(f"{name}: cannot be written: {error}; the rows are in {finished}", path=name) from error
+
+
+def remove_all(url: PathLike) -> None:
+    """Remove a file or a folder with what is in it, if it is there."""
+    _remove_at(*filesystem(url))
+
+
+def _remove_at(fs: Any, path: str) -> None:
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
