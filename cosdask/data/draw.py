@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -21,8 +22,19 @@ def _mix(words: np.ndarray) -> np.ndarray:
     return words ^ (words >> np.uint64(31))
 
 
-def _word(number: int) -> np.ndarray:
-    return np.array([number & _WORD], dtype=np.uint64)
+def _mixed(word: int) -> int:
+    """What :func:`_mix` gives for one number; arrays of one would take ten times as long."""
+    word = (word + int(_STEP)) & _WORD
+    word = (word ^ (word >> 30)) * int(_FIRST) & _WORD
+    word = (word ^ (word >> 27)) * int(_SECOND) & _WORD
+    return word ^ (word >> 31)
+
+
+@lru_cache(maxsize=4096)
+def _state(seed: int, stream: int, epoch: int) -> np.uint64:
+    """What all rows of an epoch have in common."""
+    state = _mixed(seed & _WORD ^ _mixed(stream & _WORD))
+    return np.uint64(_mixed(state ^ _mixed(epoch & _WORD)))
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,12 @@ class Draw:
 
     def bits(self, purpose: int) -> np.ndarray:
         """Uniform uint64 (n,); ``purpose`` tells independent numbers of one row apart."""
-        state = _mix(_word(self.seed) ^ _mix(_word(self.stream)))
-        state = _mix(state ^ _mix(_word(self.epoch)))
-        return _mix(_mix(state ^ self.rows.astype(np.uint64)) ^ _mix(_word(purpose)))
+        return _mix(self._of_rows ^ np.uint64(_mixed(purpose & _WORD)))
+
+    @cached_property
+    def _of_rows(self) -> np.ndarray:
+        """uint64 (n,), from which the numbers for all purposes are made."""
+        return _mix(_state(self.seed, self.stream, self.epoch) ^ self.rows.astype(np.uint64))
 
     def below(self, limit: int | np.ndarray, purpose: int) -> np.ndarray:
         """Uniform int64 (n,) in [0, limit); ``limit`` (a number or one a row) is at least 1."""
