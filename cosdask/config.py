@@ -124,7 +124,9 @@ class Config:
     output: str = _option("", _text, "where results go: a text file of test, a directory of features", metavar="URI")
     outputFormat: str = _option("json", _text, "file format of the features", choices=OUTPUT_FORMATS)
     devices: int = _option(1, _whole, "GPUs a worker; the prototxt's batch_size is per device", minimum=1)
-    persistent: bool = _option(False, _flag, "keep training rows on the workers' local disks after the first read")
+    persistent: bool = _option(
+        False, _flag, "keep rows of other filesystems on the workers' local disks after the first read"
+    )
     weights: str = _option("", _text, "model to start training from (fine-tuning)", metavar="URI")
     snapshot: str = _option("", _text, "solver state to go on from", metavar="URI")
     connection: str = _option("", _text, "accepted and ignored: the network is chosen by the device")
@@ -269,8 +271,6 @@ class Config:
             notes.append("-test is left out because -features is given; run again with -test alone for test results")
         if self.connection:
             notes.append(f"-connection {self.connection} has no effect: GPUs meet through NCCL, CPUs through sockets")
-        if self.persistent:
-            notes.append("-persistent has no effect: rows are read where they lie, ahead of the step")
         if self.label and "features" not in asked:
             notes.append(f"-label {self.label} has no effect without -features")
         if "train" not in asked:

@@ -19,6 +19,7 @@ from google.protobuf import text_format
 from cosdask.data.batch import Batch, decode_batch, filled, full_batches
 from cosdask.data.draw import Draw
 from cosdask.data.index import Block, Extent, Index, file_extents
+from cosdask.data.kept_rows import KeptRows
 from cosdask.data.pieces import cut
 from cosdask.data.plan import RowPlan, Segment
 from cosdask.data.rows import Rows
@@ -26,7 +27,7 @@ from cosdask.data.shuffle import Shuffle
 from cosdask.data.skips import Skips, bad_row
 from cosdask.errors import ConfigError, CosdaskError, DataError
 from cosdask.proto import caffe_pb2
-from cosdask.storage import resolve
+from cosdask.storage import FileStamp, resolve
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -64,7 +65,8 @@ class Source(ABC):
         phase: ``"TRAIN"`` or ``"TEST"``.
         base_dir: folder of the prototxt: relative names count from the working directory, then from here.
         options: ``seed`` (of random numbers in :meth:`batches`), ``partitions`` (how many), ``resize``, ``shuffle``
-            (the rows of TRAIN), ``on_bad_rows`` (``"error"`` or ``"skip"``).
+            (the rows of TRAIN), ``on_bad_rows`` (``"error"`` or ``"skip"``), ``persistent`` (rows that lie on another
+            filesystem are kept on this machine's disk).
 
     Subclasses say how to count, read and decode; they keep no open file, so that sources pickle and may be used from
     several threads.
@@ -168,6 +170,11 @@ class Source(ABC):
     @property
     def shuffle_piece(self) -> int | None:
         """Rows that shuffling may read by themselves at little cost; None: only whole blocks of the index."""
+        return None
+
+    @property
+    def stamps(self) -> list[tuple[str, FileStamp]] | None:
+        """The files that hold the rows, with their sizes and times; None where these do not show every change."""
         return None
 
     def count_shares(self, shares: int) -> list[Any]:
@@ -322,6 +329,11 @@ class Source(ABC):
         """The SampleID of each row."""
         found: list[str] = rows.column("id").to_pylist()
         return found
+
+    @cached_property
+    def kept(self) -> KeptRows | None:
+        """The rows kept on this machine's disk, where the option ``persistent`` asks for it and they lie elsewhere."""
+        return KeptRows.of(self) if self.options.get("persistent") else None
 
     @property
     def skipping(self) -> bool:

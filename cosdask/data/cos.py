@@ -18,6 +18,7 @@ from cosdask.data.draw import Draw
 from cosdask.data.index import Index
 from cosdask.data.tables import Table
 from cosdask.errors import ConfigError, DataError
+from cosdask.storage import FileStamp
 
 
 class CosSource(Source):
@@ -81,6 +82,11 @@ class CosSource(Source):
         for top in self.columns.values():
             fields.setdefault(top.column, pa.field(top.column, top.arrow_type))
         return pa.schema(list(fields.values()), metadata={"layout": "HWC"})
+
+    @property
+    def stamps(self) -> list[tuple[str, FileStamp]] | None:
+        """See :meth:`Source.stamps`."""
+        return self.table.stamps
 
     def _count(self) -> Index:
         return self.table.count()

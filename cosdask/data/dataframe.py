@@ -17,7 +17,7 @@ from cosdask.data.selecting import SelectedTable, wanted_names
 from cosdask.data.tables import Table
 from cosdask.errors import ConfigError
 from cosdask.proto import caffe_pb2
-from cosdask.storage import resolve
+from cosdask.storage import FileStamp, resolve
 
 
 def layer_table(layer: caffe_pb2.LayerParameter, wanted: list[str], base_dir: str | None, where: str) -> Table:
@@ -65,6 +65,11 @@ class DataFrameImages(ImageSource):
         names = list(self.table.schema.names)
         require_columns(names, self.place)
         return names
+
+    @property
+    def stamps(self) -> list[tuple[str, FileStamp]] | None:
+        """See :meth:`Source.stamps`."""
+        return self.table.stamps
 
     def _count(self) -> Index:
         return self.table.count()

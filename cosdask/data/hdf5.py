@@ -15,7 +15,7 @@ from cosdask.data.base import CHUNK, CHUNK_BYTES, Source
 from cosdask.data.draw import Draw
 from cosdask.data.index import Block, Index
 from cosdask.errors import DataError, StorageError, did_you_mean
-from cosdask.storage import filesystem, missing, parent, read_text, resolve
+from cosdask.storage import FileStamp, filesystem, missing, parent, read_text, resolve, stamp
 
 #: Most bytes of a list of files.
 _LIST_LIMIT = 64 << 20
@@ -106,6 +106,11 @@ class Hdf5Source(Source):
             sizes[top] = file[top].shape[0]
         if len(set(sizes.values())) > 1:
             raise DataError(f"{name}: the data sets differ in rows: {sizes}", path=name)
+
+    @property
+    def stamps(self) -> list[tuple[str, FileStamp]] | None:
+        """See :meth:`Source.stamps`."""
+        return [(name, stamp(name)) for name in self.files]
 
     def _count(self) -> Index:
         blocks = []

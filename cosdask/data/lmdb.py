@@ -77,6 +77,12 @@ class LmdbSource(DatumSource):
             return tree.meta.rows
 
     @property
+    def stamps(self) -> list[tuple[str, FileStamp]] | None:
+        """See :meth:`Source.stamps`; each transaction of a writer is a change."""
+        with self._tree() as tree:
+            return [(self.file, FileStamp(tree.stamp.size, f"{tree.stamp.changed} {tree.meta.transaction}"))]
+
+    @property
     def shuffle_piece(self) -> int | None:
         """See :meth:`Source.shuffle_piece`: single pages of remote files would be many requests."""
         return _SHUFFLE_PIECE if local_path(self.file) is not None else None

@@ -101,7 +101,7 @@ class _Reader:
         """Rows ``start`` to ``stop``; where the source skips, a row that cannot be read comes as its error."""
         while start < stop:
             try:
-                for rows in self._source.stream(start, stop, self._size):
+                for rows in self._stream(start, stop):
                     yield np.arange(start, start + rows.num_rows, dtype=np.int64), rows
                     start += rows.num_rows
                 return
@@ -115,6 +115,12 @@ class _Reader:
             yield from self._chunks(start, row)
             yield np.array([row], np.int64), bad
             start = row + 1
+
+    def _stream(self, start: int, stop: int) -> Iterator[Rows]:
+        kept = self._source.kept
+        if kept is not None:
+            return kept.read(start, stop, self._size)
+        return self._source.stream(start, stop, self._size)
 
     def shuffled(self, segment: Segment, shuffle: Shuffle) -> Iterator[_Chunk]:
         """A segment in its epoch's order, window by window."""

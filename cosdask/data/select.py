@@ -23,6 +23,7 @@ _CONFIG_OPTIONS = {
     "seed": "seed",
     "shuffle": "shuffle",
     "on_bad_rows": "on_bad_rows",
+    "persistent": "persistent",
 }
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from cosdask.data.index import Block, Index
 from cosdask.data.tables import Table
 from cosdask.errors import ConfigError, DataError, did_you_mean
+from cosdask.storage import FileStamp
 
 _LOCAL = threading.local()
 #: The engine's settings, which are then locked.
@@ -91,6 +92,11 @@ class SelectedTable(Table):
     def place(self) -> str:
         """Where the rows lie, for messages."""
         return self.table.place
+
+    @property
+    def stamps(self) -> list[tuple[str, FileStamp]] | None:
+        """See :meth:`Table.stamps`."""
+        return self.table.stamps
 
     @cached_property
     def columns(self) -> list[str]:

@@ -95,6 +95,11 @@ class SequenceSource(ImageSource):
         """The files with their sizes and times, for the kept index."""
         return [(name, stamp(name)) for name in self.files]
 
+    @property
+    def stamps(self) -> list[tuple[str, FileStamp]] | None:
+        """See :meth:`Source.stamps`."""
+        return self._kept
+
     def _count(self) -> Index:
         return kept_index(self.kind, self._kept, self._walk)
 

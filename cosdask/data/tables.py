@@ -15,7 +15,7 @@ import pyarrow as pa
 from cosdask.data.index import Block, Index, kept_index
 from cosdask.data.parts import part_files
 from cosdask.errors import DataError
-from cosdask.storage import stamp
+from cosdask.storage import FileStamp, stamp
 
 #: Most bytes of a record batch's columns, about: Arrow's 32-bit offsets end at 2 GB.
 BATCH_BYTES = 64 << 20
@@ -36,6 +36,11 @@ class Table(ABC):
     @abstractmethod
     def schema(self) -> pa.Schema:
         """The columns; in formats without a schema those of the first rows."""
+
+    @property
+    def stamps(self) -> list[tuple[str, FileStamp]] | None:
+        """The files that hold the rows, with their sizes and times; None where there are none."""
+        return None
 
     @abstractmethod
     def count(self) -> Index:
@@ -132,10 +137,15 @@ class FileTable(Table):
         """
         return part_files(self.place, self.format)
 
+    @property
+    def stamps(self) -> list[tuple[str, FileStamp]]:
+        """See :meth:`Table.stamps`."""
+        return [(name, stamp(name)) for name in self.files]
+
     def count(self) -> Index:
         """See :meth:`Table.count`; kept, for counting may take a look at every file."""
         kind = f"table:{self.format}:{self.layout}"
-        index = kept_index(kind, [(name, stamp(name)) for name in self.files], self._count)
+        index = kept_index(kind, self.stamps, self._count)
         if not index.rows:
             raise DataError(f"{self.place}: the {self.format} files hold no rows", path=self.place)
         return index

@@ -14,6 +14,7 @@ import pyarrow as pa
 from cosdask.data.base import CHUNK, Source
 from cosdask.data.draw import Draw
 from cosdask.data.index import Block, Extent, Index
+from cosdask.data.kept_rows import rows_of
 from cosdask.data.skips import bad_row
 from cosdask.errors import ConfigError, CosdaskError
 
@@ -168,7 +169,7 @@ class _Stream:
             first = start % source.rows
             last = min(source.rows, first + stop - start)
             try:
-                yield from source.read(first, last, chunk)
+                yield from rows_of(source, first, last, chunk)
             except CosdaskError as error:
                 row = bad_row(error)
                 if row is None:

@@ -34,6 +34,7 @@ def source_options(config: Config) -> dict[str, Any]:
         "resize": config.resize,
         "partitions": config.lmdb_partitions,
         "shuffle": config.shuffle,
+        "persistent": config.persistent,
         "on_bad_rows": config.on_bad_rows if config.on_bad_rows != "error" else None,
     }
     return {name: value for name, value in options.items() if value}

@@ -79,11 +79,11 @@ def test_relative_names_count_from_the_working_directory_first(
 
 
 def test_options_of_a_configuration_reach_the_source(folder: Path) -> None:
-    """-lmdb_partitions and -resize."""
-    config = SimpleNamespace(conf=str(folder / "solver.prototxt"), lmdb_partitions=4, resize=True)
+    """-lmdb_partitions, -resize and -persistent."""
+    config = SimpleNamespace(conf=str(folder / "solver.prototxt"), lmdb_partitions=4, resize=True, persistent=True)
     source = get_source(config)
     assert len(source.partitions()) == 4
-    assert source.options["resize"]
+    assert source.options["resize"] and source.options["persistent"]
 
 
 def test_what_cannot_be_found_is_named(folder: Path, tmp_path: Path) -> None:
