@@ -139,6 +139,18 @@ CASES = (
         goal=0.85,
     ),
     Case(
+        name="jpeg_sequence",
+        title="JPEG 256 x 256 in a SequenceFile to 227 x 227 crops, 64 rows: feed / bare cv2.imdecode, as many threads",
+        net="jpeg_sequence",
+        ours="benchmarks.side_feed",
+        other="benchmarks.side_decode",
+        batch=64,
+        steps=80,
+        chunk=10,
+        warmup=16,
+        goal=0.8,
+    ),
+    Case(
         name="raw",
         title="Raw Datums of 3 x 256 x 256 in LMDB to 227 x 227 crops, 64 rows: feed / bare cursor that copies them",
         net="raw",

@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf import text_format
 
 from cosdask.data import Source, open_source, write_lmdb, write_parquet
+from cosdask.data.hadoop import SequenceWriter, pair_key, write_bytes
 from cosdask.proto import caffe_pb2
 
 SIDE = 256
@@ -21,6 +22,8 @@ _LAYERS = {
     "jpeg": 'type: "Data" data_param {{ source: "{path}" backend: LMDB batch_size: {batch} }}',
     "jpeg_parquet": 'type: "MemoryData" source_class: "ImageDataFrame" memory_data_param {{ source: "{path}" '
     "batch_size: {batch} channels: 3 height: 256 width: 256 image_encoded: true }}",
+    "jpeg_sequence": 'type: "MemoryData" source_class: "SeqImageDataSource" memory_data_param {{ source: "{path}" '
+    "batch_size: {batch} channels: 3 height: 256 width: 256 }}",
 }
 KINDS = tuple(_LAYERS)
 
@@ -49,6 +52,11 @@ def write_rows(kind: str, folder: Path) -> Path:
         write_lmdb(path, planes[np.arange(ROWS) % _DISTINCT], labels)
     elif kind == "jpeg":
         write_lmdb(path, jpegs(), labels)
+    elif kind == "jpeg_sequence":
+        # as Binary2Sequence leaves them: not compressed, names and labels as keys
+        with path.open("wb") as file, SequenceWriter(file) as writer:
+            for row, (data, label) in enumerate(zip(jpegs(), labels, strict=True)):
+                writer.append(write_bytes(pair_key(f"{row:08d}.jpg", str(label))), write_bytes(data))
     else:
         write_parquet(path, jpegs(), labels)
     return path
