@@ -17,16 +17,30 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "from-caffeonspark.md").read_text(encoding="utf-8")
 
 
-def test_every_test_in_the_table_exists() -> None:
-    """The checklist of CaffeOnSpark's tests names ours; a renamed or lost one shows here."""
-    section = PAGE.split("## The tests of CaffeOnSpark")[1]
+@pytest.mark.parametrize(
+    ("page", "heading", "least"),
+    [("from-caffeonspark.md", "## The tests of CaffeOnSpark", 25), ("data-sources.md", "## Which class", 60)],
+)
+def test_every_test_in_the_tables_exists(page: str, heading: str, least: int) -> None:
+    """The checklists of CaffeOnSpark's tests and rules name ours; a renamed or lost one shows here."""
+    section = (ROOT / "docs" / page).read_text(encoding="utf-8").split(heading)[1]
     file, found = "", 0
     for place, name in re.findall(r"`([\w/]*\.py)?(?:::(\w+))?`", section):
         file = place or file
         text = (ROOT / "tests" / file).read_text(encoding="utf-8")
         assert not name or f"def {name}(" in text, f"{file}::{name}"
         found += bool(name)
-    assert found > 25
+    assert found > least
+
+
+def test_every_rule_of_data_sources_names_a_test() -> None:
+    """Each row of the tables ends with a test, or with words that say why there is none."""
+    rows = [
+        line for line in (ROOT / "docs" / "data-sources.md").read_text(encoding="utf-8").splitlines() if "|" in line
+    ]
+    rules = [row.strip("| ").split(" | ") for row in rows if not row.startswith(("|---", "| There", "| Caffe |"))]
+    assert len(rules) > 50
+    assert all("`" in rule[-1] or len(rule[-1]) > 10 for rule in rules)
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`cosdask\.([a-z_]+)[`(]", PAGE)) | {"Config", "CaffeOnDask"}))
