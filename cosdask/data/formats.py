@@ -22,6 +22,8 @@ from cosdask.storage import filesystem, missing
 
 #: Bytes of text that are parsed at once; a longer line makes a block of its own.
 TEXT_BLOCK = 4 << 20
+#: Rows and bytes of a batch of parquet, at most.
+_BATCH_ROWS, _BATCH_BYTES = 1024, 8 << 20
 #: Most bytes of one line.
 _LINE_LIMIT = 256 << 20
 _SCAN = 1 << 20
@@ -45,7 +47,6 @@ class ParquetTable(FileTable):
     """Parquet; a block for each row group, counted from the footers."""
 
     format: ClassVar[str] = "parquet"
-    _BATCH = 1024
 
     @contextmanager
     def _open(self, name: str) -> Iterator[pq.ParquetFile]:
@@ -70,7 +71,7 @@ class ParquetTable(FileTable):
         name, group = block.place["file"], block.place["group"]
         with self._open(name) as file, _reading(name, f"row group {group} cannot be read"):
             there = _some(file.schema_arrow.names, columns)
-            for rows in file.iter_batches(self._BATCH, row_groups=[group], columns=there):
+            for rows in file.iter_batches(_batch_rows(file, group), row_groups=[group], columns=there):
                 part = rows.slice(skip, count)
                 skip = max(0, skip - rows.num_rows)
                 count -= part.num_rows
@@ -78,6 +79,12 @@ class ParquetTable(FileTable):
                     yield part
                 if not count:
                     return
+
+
+def _batch_rows(file: pq.ParquetFile, group: int) -> int:
+    """Rows of a row group to take at once: some megabytes, for rows may be large."""
+    about = file.metadata.row_group(group)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
 
 
 class OrcTable(FileTable):

@@ -93,6 +93,17 @@ def test_every_format_gives_the_same_rows(
         assert ids == [f"{row:08d}" for row in range(start, stop)]
 
 
+def test_large_rows_come_a_few_at_a_time(tmp_path: Path) -> None:
+    """A row group of many megabytes is never in memory whole, so what the feed holds does not grow with it."""
+    pictures = [np.random.default_rng(row).bytes(3 << 20) for row in range(12)]
+    pq.write_table(pa.table({"label": ["0"] * 12, "data": pictures}), tmp_path / "rows.parquet")
+    table = formats.ParquetTable(str(tmp_path / "rows.parquet"))
+    (block,) = table.count().blocks
+    batches = list(table.read_block(block, 1, 11, ["data"]))
+    assert max(rows.num_rows for rows in batches) <= 2
+    assert [cell.as_py() for rows in batches for cell in rows.column("data")] == pictures[1:]
+
+
 def test_json_as_spark_writes_it(tmp_path: Path, make_layer: Callable[..., Any]) -> None:
     """Fields that are null are left out, also in the first rows; bytes may be lists of signed numbers."""
     lines = [
