@@ -52,7 +52,7 @@ class DatumReader:
     """
 
     def __init__(self) -> None:
-        self._last = _Head(b"", (0, 0, 0), 0)
+        self._last = _Head(b"", (0, 0, 0), 0, 0)
 
     def read(self, value: Buffer) -> DatumView:
         """A Datum's parts.
@@ -76,7 +76,7 @@ class DatumReader:
         begin = len(head.wire)
         try:
             if begin == 0 or value[:begin] != head.wire:
-                self._last = head = _head(bytes(value[:_HEAD]))
+                self._last = head = _head(bytes(value[:_HEAD]), head)
                 begin = len(head.wire)
             end = begin + head.length
             if end > len(value):
@@ -92,14 +92,19 @@ class _UnusualError(Exception):
 
 
 class _Head(NamedTuple):
-    """What comes before the pixels: its bytes, the size, and how many bytes the pixels take."""
+    """What comes before the pixels: its bytes, the size, how many bytes the pixels take, and where that is said."""
 
     wire: bytes
     size: tuple[int, int, int]
     length: int
+    place: int
 
 
-def _head(start: bytes) -> _Head:
+def _head(start: bytes, last: _Head) -> _Head:
+    """The head of a Datum that begins like ``start``; encoded images often differ from the last one in length only."""
+    if last.place and start.startswith(last.wire[: last.place]):
+        length, end = _varint(start, last.place)
+        return _Head(start[:end], last.size, length, last.place)
     size = [0, 0, 0]
     at, least = 0, _CHANNELS
     while (tag := start[at]) != _DATA:
@@ -107,8 +112,8 @@ def _head(start: bytes) -> _Head:
             raise _UnusualError
         size[(tag >> 3) - 1], at = _varint(start, at + 1)
         least = tag + 8
-    length, at = _varint(start, at + 1)
-    return _Head(start[:at], (size[0], size[1], size[2]), length)
+    length, end = _varint(start, at + 1)
+    return _Head(start[:end], (size[0], size[1], size[2]), length, at + 1)
 
 
 @lru_cache(maxsize=4096)
