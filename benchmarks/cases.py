@@ -66,10 +66,11 @@ def _forward(case: Case, title: str) -> Case:
 
 _STEPS = {
     "LeNet": _step("lenet", "LeNet", batch=64, steps=500, chunk=20, warmup=40, goal=1.0),
-    "CaffeNet": _step("caffenet", "CaffeNet", batch=16, steps=16, chunk=1, warmup=3, goal=1 / 0.85),
-    "GoogLeNet": _step("googlenet", "GoogLeNet", batch=8, steps=16, chunk=1, warmup=3, goal=1 / 0.8),
+    "CaffeNet": _step("caffenet", "CaffeNet", batch=16, steps=8, chunk=1, warmup=3, goal=1 / 0.85),
+    "GoogLeNet": _step("googlenet", "GoogLeNet", batch=8, steps=8, chunk=1, warmup=3, goal=1 / 0.8),
     "CIFAR-10 quick": _step("cifar10", "CIFAR-10 quick", batch=100, steps=100, chunk=5, warmup=10, goal=1.0),
-    "ResNet-50": _step("resnet50", "ResNet-50", batch=4, steps=16, chunk=1, warmup=3, goal=1.0),
+    "ResNet-50": _step("resnet50", "ResNet-50", batch=4, steps=8, chunk=1, warmup=3, goal=1.0),
+    "LRCN": _step("lrcn", "LRCN", batch=16, steps=8, chunk=1, warmup=3, goal=1.0),
 }
 
 CASES = (

@@ -14,16 +14,18 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import CASES, Case
 from benchmarks.measure import cores
+from benchmarks.speed_table import DEFAULT, GOALS, RESULTS, TUNED, speed_table
 
 _ROOT = Path(__file__).resolve().parents[1]
-_RESULTS = Path(__file__).resolve().parent / "results"
+#: glibc's allocator keeps what is freed instead of giving it back to the system, page by page, in every step
+_TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "67108864"}
 _HEADER = (
     "| row | ours, ms: median (least) | other, ms: median (least) | relative rate: median (least) | goal |\n"
     "|---|---|---|---|---|"
@@ -73,22 +75,29 @@ def table_row(case: Case, summary: Summary) -> str:
     return f"| {case.title} | {ours} | {other} | {rate} | {case.goal:.2f} |"
 
 
-def run_side(module: str, arguments: Sequence[str], deadline: float) -> dict[str, Any]:
-    """Run one side in a process of its own and read its result.
+def run_side(
+    module: str, arguments: Sequence[str], deadline: float, settings: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Run one side in a process of its own, with some environment variables more, and read its result.
 
     Raises:
         RuntimeError: where it failed; holds the end of what it said.
         subprocess.TimeoutExpired: where it did not end within ``deadline`` seconds.
     """
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=deadline, check=False)
+    environment = {**os.environ, **(settings or {})}
+    done = subprocess.run(
+        command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=deadline, check=False
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{module} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
 
 
-def run_case(case: Case, repetitions: int, deadline: float) -> dict[str, Any]:
+def run_case(
+    case: Case, repetitions: int, deadline: float, settings: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Let the two sides of a row take turns; returns the times and facts of every process."""
     sides: dict[str, list[dict[str, Any]]] = {"ours": [], "other": []}
     for repetition in range(repetitions):
@@ -97,7 +106,7 @@ def run_case(case: Case, repetitions: int, deadline: float) -> dict[str, Any]:
         for side in order:
             module = case.ours if side == "ours" else case.other
             print(f"{case.name} {repetition + 1}/{repetitions}: {module}", file=sys.stderr, flush=True)
-            sides[side].append(run_side(module, case.arguments(), deadline))
+            sides[side].append(run_side(module, case.arguments(), deadline, settings))
     return {"case": asdict(case), **sides}
 
 
@@ -139,8 +148,14 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"rows to measure: {', '.join(c.name for c in CASES)}")
     parser.add_argument("--repetitions", type=int, default=3, help="processes of each side (default: %(default)s)")
     parser.add_argument("--deadline", type=float, default=600, help="seconds a process may take (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=_RESULTS, help="folder of the results (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
+    parser.add_argument("--table", action="store_true", help="measure and print the table of speed against PyTorch")
+    parser.add_argument(
+        "--allocator", choices=(DEFAULT, TUNED), default=DEFAULT, help="both sides' allocator (default: %(default)s)"
+    )
     chosen = parser.parse_args(arguments)
+    if chosen.table and not chosen.rows:
+        chosen.rows = [goal.case for goal in GOALS]
     unknown = set(chosen.rows) - {case.name for case in CASES}
     if unknown:
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(case.name for case in CASES)}")
@@ -155,15 +170,17 @@ def main() -> None:
     cases = [case for case in CASES if not chosen.rows or case.name in chosen.rows]
     now = datetime.datetime.now(datetime.UTC)
     record: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "machine": machine_facts(), "rows": []}
+    settings = _TUNED if chosen.allocator == TUNED else {}
+    record["environment"] = settings
     lines = [_HEADER]
     for case in cases:
-        row = run_case(case, chosen.repetitions, chosen.deadline)
+        row = run_case(case, chosen.repetitions, chosen.deadline, settings)
         times = [[second for run in row[side] for second in run["seconds"]] for side in ("ours", "other")]
         summary = summarize(*times)
         row["summary"] = {**asdict(summary), "rate_median": summary.rate_median, "rate_least": summary.rate_least}
         record["rows"].append(row)
         lines.append(table_row(case, summary))
-    print("\n".join(lines), flush=True)
+    print(speed_table([record]) if chosen.table else "\n".join(lines), flush=True)
     chosen.output.mkdir(parents=True, exist_ok=True)
     path = chosen.output / f"{now:%Y-%m-%d-%H%M%S}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

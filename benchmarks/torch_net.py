@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from cosdask.proto import caffe_pb2
 
-_DATA = ("MemoryData", "Data", "Input")
+_DATA = ("MemoryData", "Data", "Input", "CoSData")
 
 
 class TorchNet(nn.Module):
@@ -18,36 +19,38 @@ class TorchNet(nn.Module):
 
     Args:
         message: the net, of one phase.
-        images: a batch, (N, C, H, W); only its shape is looked at.
+        batch: the blobs that its data layer makes; only their shapes count. Word ids are whole numbers.
     """
 
-    def __init__(self, message: caffe_pb2.NetParameter, images: torch.Tensor) -> None:
+    def __init__(self, message: caffe_pb2.NetParameter, batch: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self._layers = [layer for layer in message.layer if layer.type not in (*_DATA, "Accuracy")]
         self._modules_of = nn.ModuleDict()
-        shapes = {"data": images[:1]}
+        blobs = dict(batch)
         with torch.no_grad():
             for layer in self._layers:
                 if "Loss" in layer.type:
                     continue
-                module = _module(layer, [shapes[name] for name in layer.bottom])
+                bottoms = [blobs[name] for name in layer.bottom]
+                module = _module(layer, bottoms)
                 if module is not None:
                     self._modules_of[layer.name.replace(".", "_")] = module.eval()
-                shapes[layer.top[0]] = self._run(layer, [shapes[name] for name in layer.bottom])
+                    frozen = len(layer.param) > 0 and all(param.lr_mult == 0 for param in layer.param)
+                    module.requires_grad_(not frozen)
+                blobs[layer.top[0]] = self._run(layer, bottoms)
         self.train()
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """The loss; without labels the last layer's scores."""
-        blobs = {"data": images}
-        total, last = images.new_zeros(()), images
+    def forward(self, batch: Mapping[str, torch.Tensor], scores: bool = False) -> torch.Tensor:
+        """The loss, or the last layer's scores."""
+        blobs = dict(batch)
+        total, last = torch.zeros(()), torch.zeros(())
         for layer in self._layers:
-            if "Loss" in layer.type:
-                if labels is not None:
-                    weight = layer.loss_weight[0] if layer.loss_weight else 1.0
-                    total = total + weight * F.cross_entropy(blobs[layer.bottom[0]], labels)
-                continue
-            last = blobs[layer.top[0]] = self._run(layer, [blobs[name] for name in layer.bottom])
-        return last if labels is None else total
+            if "Loss" not in layer.type:
+                last = blobs[layer.top[0]] = self._run(layer, [blobs[name] for name in layer.bottom])
+            elif not scores:
+                weight = layer.loss_weight[0] if layer.loss_weight else 1.0
+                total = total + weight * _cross_entropy(layer, *(blobs[name] for name in layer.bottom))
+        return last if scores else total
 
     def _run(self, layer: caffe_pb2.LayerParameter, bottoms: list[torch.Tensor]) -> torch.Tensor:
         name = layer.name.replace(".", "_")
@@ -56,10 +59,22 @@ class TorchNet(nn.Module):
         if layer.type == "Eltwise":
             return bottoms[0] + bottoms[1]
         if layer.type == "InnerProduct":
-            return self._modules_of[name](bottoms[0].flatten(1))
+            return self._modules_of[name](bottoms[0].flatten(layer.inner_product_param.axis))
         if layer.type == "Scale":
             return bottoms[0]  # the BatchNorm before it has the same weights
+        if layer.type == "LSTM":
+            # every sentence begins at the first step, so that the indicators say nothing more
+            x, _, *static = bottoms
+            steps = [x, *(blob.expand(len(x), *blob.shape) for blob in static)]
+            return self._modules_of[name](torch.cat(steps, dim=2))[0]
         return self._modules_of[name](bottoms[0])
+
+
+def _cross_entropy(layer: caffe_pb2.LayerParameter, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The loss over the axis of classes, which is the last one; labels to ignore count for nothing."""
+    param = layer.loss_param
+    ignored = param.ignore_label if param.HasField("ignore_label") else -100
+    return F.cross_entropy(scores.reshape(-1, scores.shape[-1]), labels.reshape(-1), ignore_index=ignored)
 
 
 def _module(layer: caffe_pb2.LayerParameter, bottoms: list[torch.Tensor]) -> Any:
@@ -83,7 +98,13 @@ def _module(layer: caffe_pb2.LayerParameter, bottoms: list[torch.Tensor]) -> Any
             kind = nn.MaxPool2d if pool.pool == pool.MAX else nn.AvgPool2d
             return kind(pool.kernel_size, pool.stride, pool.pad, ceil_mode=True)
         case "InnerProduct":
-            return nn.Linear(bottoms[0][0].numel(), layer.inner_product_param.num_output)
+            full = layer.inner_product_param
+            return nn.Linear(bottoms[0].flatten(full.axis).shape[-1], full.num_output)
+        case "Embed":
+            return nn.Embedding(layer.embed_param.input_dim, layer.embed_param.num_output)
+        case "LSTM":
+            x, _, *static = bottoms
+            return nn.LSTM(x.shape[2] + sum(blob.shape[1] for blob in static), layer.recurrent_param.num_output)
         case "LRN":
             lrn = layer.lrn_param
             return nn.LocalResponseNorm(lrn.local_size, lrn.alpha, lrn.beta, lrn.k)

@@ -8,6 +8,7 @@ from benchmarks.cases import CASES, Case
 from benchmarks.measure import time_steps
 from benchmarks.run import options, run_side, summarize, table_row
 from benchmarks.side_dask import seconds_a_step
+from benchmarks.speed_table import GOALS, speed_table
 
 
 def test_relative_rate_is_above_one_where_ours_is_faster() -> None:
@@ -60,3 +61,24 @@ def test_failed_side_is_an_error_with_its_words() -> None:
     """A side that ends with an error is never taken for a measurement."""
     with pytest.raises(RuntimeError, match="the following arguments are required"):
         run_side("benchmarks.side_solver", [], deadline=120)
+
+
+def test_the_speed_tables_ratio_is_below_one_where_ours_is_faster() -> None:
+    """The last measurement of a row counts, one with the tuned allocator apart; rows not measured say so."""
+    names = {case.name for case in CASES}
+    assert {goal.case for goal in GOALS} <= names
+    records = [
+        {
+            "environment": settings,
+            "rows": [{"case": {"name": "lenet"}, "summary": dict(zip(_SUMMARY, times, strict=True))}],
+        }
+        for settings, times in (({}, (9, 9, 9, 9)), ({}, (8, 6, 10, 10)), ({"MALLOC_TOP_PAD_": "1"}, (9, 9, 10, 10)))
+    ]
+    table = speed_table([*records, {"compile": {"first_s": 12.34, "later_s": 2.0}}])
+    row = "| LeNet batch 64, training step | 0.8 | 1 | 0.80 (0.60) | 8.0 (6.0) | 10.0 (10.0) | 0.90 (0.90) |"
+    assert row in table.splitlines()
+    assert "| 15 s / 3 s | 30 s / 5 s | 12.3 s / 2.0 s |" in table
+    assert table.count("not measured") == len(GOALS) - 1
+
+
+_SUMMARY = ("ours_median", "ours_least", "other_median", "other_least")
