@@ -114,19 +114,62 @@ def _slices(padded: Array, windows: Windows) -> list[Array]:
     ]
 
 
-def _spread(at_place: Callable[[int], Array], windows: Windows) -> Array:
-    """The transpose of :func:`_slices`: what each place of all windows adds, summed into the bottom's places."""
-    (rows, columns), (down, right) = windows.kernel, windows.stride
-    room = [max(r, n + p) for r, n, p in zip(windows.reach, windows.size, windows.pad, strict=True)]
-    ends = [room[i] - (windows.out[i] - 1) * windows.stride[i] - 1 for i in (0, 1)]
+def _spread(gradient: Array, windows: Windows, places: Array | None = None) -> Array:
+    """What windows give back to the bottom's places: the transpose of picking a place of each, or of their sums.
+
+    A place of the bottom lies in ``ceil(kernel / stride)`` windows at most on an axis. So the bottom is laid out as
+    (block of a stride's size, place in the block), where each place sums over those few windows; the order is Caffe's.
+
+    Args:
+        gradient: of each window, (N, H', W', C).
+        windows: where they lie.
+        places: int8, the number of the one place of each window that gets its gradient; all of them where None.
+
+    Returns:
+        (N, H, W, C).
+    """
+    shared = [-(-k // s) for k, s in zip(windows.kernel, windows.stride, strict=True)]
+    blocks = [-(-(p + n) // s) for p, n, s in zip(windows.pad, windows.size, windows.stride, strict=True)]
+    around = [(shared[i] - 1, blocks[i] - windows.out[i], 0) for i in (0, 1)]
+    config = ((0, 0, 0), *around, (0, 0, 0))
+    number, channels = gradient.shape[0], gradient.shape[3]
+    whole = (number, blocks[0], windows.stride[0], blocks[1], windows.stride[1], channels)
+
+    def shifted(values: Array, back: Pair) -> Array:
+        """Of each block the value of the window that starts so many blocks before it."""
+        start = (0, shared[0] - 1 - back[0], shared[1] - 1 - back[1], 0)
+        end = (number, start[1] + blocks[0], start[2] + blocks[1], channels)
+        return jnp.broadcast_to(lax.slice(values, start, end)[:, :, None, :, None, :], whole)
+
+    gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), config)
+    zero = jnp.zeros((), gradient.dtype)
+    places = None if places is None else lax.pad(places, np.int8(0), config)
     terms = []
-    for row in range(rows):
-        for column in range(columns):
-            part = at_place(row * columns + column)
-            config = ((0, 0, 0), (row, ends[0] - row, down - 1), (column, ends[1] - column, right - 1), (0, 0, 0))
-            terms.append(lax.pad(part, jnp.zeros((), part.dtype), config))
+    for back in np.ndindex(*shared):
+        back = (shared[0] - 1 - back[0], shared[1] - 1 - back[1])
+        codes = _places_in_block(windows, back)
+        term = shifted(gradient, back)
+        if places is not None:
+            term = jnp.where(shifted(places, back) == jnp.broadcast_to(codes, whole), term, zero)
+        elif (codes < 0).any():
+            term = jnp.where(jnp.broadcast_to(codes >= 0, whole), term, zero)
+        terms.append(term)
+    spread = reduce(add, terms).reshape(number, whole[1] * whole[2], whole[3] * whole[4], channels)
     (top, left), (high, wide) = windows.pad, windows.size
-    return reduce(add, terms)[:, top : top + high, left : left + wide]
+    return spread[:, top : top + high, left : left + wide]
+
+
+def _places_in_block(windows: Windows, back: Pair) -> np.ndarray:
+    """Which place of a window each place of a block is, -1 for those beyond it: int8 that broadcasts to blocks.
+
+    Args:
+        windows: where they lie.
+        back: how many blocks before the block the window starts.
+    """
+    rows, columns = (np.arange(s) + b * s for s, b in zip(windows.stride, back, strict=True))
+    inside = (rows < windows.kernel[0])[:, None] & (columns < windows.kernel[1])[None, :]
+    numbers = np.where(inside, rows[:, None] * windows.kernel[1] + columns[None, :], -1)
+    return numbers.astype(np.int8)[None, None, :, None, :, None]
 
 
 def _lowest(dtype: np.dtype) -> float:
@@ -183,8 +226,7 @@ def _max_forward(values: Array, windows: Windows) -> tuple[Array, Array]:
 
 def _max_backward(windows: Windows, place: Array, gradient: Array) -> tuple[Array]:
     def bottom(gradient: Array, place: Array) -> Array:
-        zero = jnp.zeros_like(gradient)
-        return _spread(lambda number: jnp.where(place == jnp.int8(number), gradient, zero), windows)
+        return _spread(gradient, windows, place)
 
     return (isolated(bottom, gradient, place),)
 
@@ -241,7 +283,7 @@ def _sum_forward(values: Array, windows: Windows) -> tuple[Array, None]:
 
 
 def _sum_backward(windows: Windows, _: None, gradient: Array) -> tuple[Array]:
-    return (isolated(lambda gradient: _spread(lambda number: gradient, windows), gradient),)
+    return (isolated(lambda gradient: _spread(gradient, windows), gradient),)
 
 
 _sum_by_place.defvjp(_sum_forward, _sum_backward)
