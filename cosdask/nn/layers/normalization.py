@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cosdask.nn.layer import Array, Layer, Shape, Weight, canonical_axis, register
-from cosdask.nn.layers.ops import add_bias, channel_sum, isolated, over_channels, scale_channels, use_layout
+from cosdask.nn.layers.ops import add_bias, channel_sum, channel_sum_of, over_channels, scale_channels, use_layout
 from cosdask.nn.shared import mean_over_ranks, sharing_ranks
 from cosdask.proto import caffe_pb2
 
@@ -33,37 +33,33 @@ def normalize_batch(values: Array, eps: float) -> tuple[Array, Array, Array]:
 Moments = tuple[Array, Array, Array]
 
 
-def _normalize_forward(values: Array, eps: float) -> tuple[Moments, tuple[Array, Array]]:
-    per_channel, rank = values.size // values.shape[-1], values.ndim
+def _normalize_forward(values: Array, eps: float) -> tuple[Moments, Moments]:
+    per_channel = values.size // values.shape[-1]
     mean = mean_over_ranks(channel_sum(values) / per_channel, "batch_norm")
 
-    def squares(values: Array, mean: Array) -> Array:
-        centered = values - over_channels(mean, rank)
-        return channel_sum(centered * centered)
+    def squares(rows: Array) -> Array:
+        return jnp.square(rows - over_channels(mean, rows.ndim))
 
-    variance = mean_over_ranks(isolated(squares, values, mean) / per_channel, "batch_norm")
+    variance = mean_over_ranks(channel_sum_of(squares, values) / per_channel, "batch_norm")
     inverse = lax.rsqrt(variance + eps)
-
-    def normalized(values: Array, mean: Array, inverse: Array) -> Array:
-        return (values - over_channels(mean, rank)) * over_channels(inverse, rank)
-
-    top = isolated(normalized, values, mean, inverse)
-    return (top, mean, variance), (top, inverse)
+    return (_normalized(values, mean, inverse), mean, variance), (values, mean, inverse)
 
 
-def _normalize_backward(eps: float, saved: tuple[Array, Array], gradients: Moments) -> tuple[Array]:
-    top, inverse = saved
-    per_channel, rank = top.size // top.shape[-1], top.ndim
+def _normalized(values: Array, mean: Array, inverse: Array) -> Array:
+    """Cheap enough to be computed again wherever it is read, which costs no memory."""
+    return (values - over_channels(mean, values.ndim)) * over_channels(inverse, values.ndim)
 
-    def sums(gradient: Array, top: Array) -> tuple[Array, Array]:
-        return channel_sum(gradient), channel_sum(gradient * top)
 
-    total, along = (mean_over_ranks(value, "batch_norm") for value in isolated(sums, gradients[0], top))
+def _normalize_backward(eps: float, saved: Moments, gradients: Moments) -> tuple[Array]:
+    values, mean, inverse = saved
+    gradient, per_channel, rank = gradients[0], values.size // values.shape[-1], values.ndim
 
-    def bottom(gradient: Array, top: Array, mean: Array, along: Array, inverse: Array) -> Array:
-        return (gradient - over_channels(mean, rank) - top * over_channels(along, rank)) * over_channels(inverse, rank)
+    def product(gradient: Array, values: Array) -> Array:
+        return gradient * _normalized(values, mean, inverse)
 
-    return (isolated(bottom, gradients[0], top, total / per_channel, along / per_channel, inverse),)
+    sums = channel_sum(gradient), channel_sum_of(product, gradient, values)
+    level, along = (over_channels(mean_over_ranks(s, "batch_norm") / per_channel, rank) for s in sums)
+    return ((gradient - level - _normalized(values, mean, inverse) * along) * over_channels(inverse, rank),)
 
 
 normalize_batch.defvjp(_normalize_forward, _normalize_backward)

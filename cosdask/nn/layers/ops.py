@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 
 #: below this many values a separate pass costs more than computing them again
 _WORTH_ISOLATING = 1 << 14
+#: parts into which rows are cut to be summed: a power of two
+_PARTS = 8
 
 
 def use_layout(layer: Layer, layout: Layout) -> None:
@@ -54,20 +56,41 @@ def isolated(function: Callable[..., Result], *arrays: Array) -> Result:
 
 
 def channel_sum(values: Array) -> Array:
-    """Sum over all axes but the last: ``(..., C)`` to ``(C,)``.
-
-    On CPUs it is a product with a row of ones, which uses all threads and vector units where a reduction does not.
+    """Sum over all axes but the last: ``(..., C)`` to ``(C,)``; see :func:`channel_sum_of`.
 
     Example:
         >>> channel_sum(jnp.ones((2, 3, 4))).tolist()
         [6.0, 6.0, 6.0, 6.0]
     """
-    channels = values.shape[-1]
-    flat = values.reshape(values.size // channels if channels else 0, channels)
+    return channel_sum_of(lambda rows: rows, values)
+
+
+def channel_sum_of(function: Callable[..., Array], *arrays: Array) -> Array:
+    """``function(*arrays)``, a function of single values and channels, summed over all axes but the last.
+
+    XLA's reductions over outer axes use neither all threads nor vector units on CPUs. So the rows are cut into a few
+    parts, which one loop adds up, computing the function on the way instead of storing what it gives; a product with
+    a row of ones sums what is left.
+
+    Args:
+        function: of rows ``(M, C)``, M being any number, that gives as many.
+        arrays: of ``(..., C)`` each.
+
+    Example:
+        >>> channel_sum_of(jnp.multiply, jnp.ones((2, 3, 2)), jnp.full((2, 3, 2), 2.0)).tolist()
+        [12.0, 12.0]
+    """
+    channels = arrays[0].shape[-1]
+    rows = arrays[0].size // channels if channels else 0
     if not on_cpu():
-        return flat.sum(axis=0)
-    ones = jnp.ones((1, flat.shape[0]), values.dtype)
-    return jnp.dot(ones, flat, precision=lax.Precision.HIGHEST)[0]
+        return function(*(array.reshape(rows, channels) for array in arrays)).sum(axis=0)
+    parts = _PARTS if rows % _PARTS == 0 and arrays[0].size >= _WORTH_ISOLATING else 1
+    cut = [array.reshape(parts, rows // parts, channels) for array in arrays]
+    terms = [function(*(lax.index_in_dim(array, part, keepdims=False) for array in cut)) for part in range(parts)]
+    while len(terms) > 1:
+        terms = [first + second for first, second in zip(terms[::2], terms[1::2], strict=True)]
+    ones = jnp.ones((1, rows // parts), terms[0].dtype)
+    return jnp.dot(ones, terms[0], precision=lax.Precision.HIGHEST)[0]
 
 
 def over_channels(vector: Array, rank: int) -> Array:
@@ -104,10 +127,19 @@ def _scale_forward(values: Array, scale: Array) -> tuple[Array, tuple[Array, Arr
 
 def _scale_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     values, scale = saved
-    return gradient * over_channels(scale, gradient.ndim), channel_sum(gradient * values)
+    return gradient * over_channels(scale, gradient.ndim), channel_sum_of(jnp.multiply, gradient, values)
 
 
 scale_channels.defvjp(_scale_forward, _scale_backward)
 
 
-__all__ = ["add_bias", "channel_sum", "isolated", "on_cpu", "over_channels", "scale_channels", "use_layout"]
+__all__ = [
+    "add_bias",
+    "channel_sum",
+    "channel_sum_of",
+    "isolated",
+    "on_cpu",
+    "over_channels",
+    "scale_channels",
+    "use_layout",
+]
