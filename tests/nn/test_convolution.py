@@ -95,6 +95,29 @@ def test_many_groups_give_the_numbers_of_few() -> None:
     np.testing.assert_allclose(top, plain, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [((1, 5, 15, 16), 1), ((2, 5, 16, 16), 1), ((2, 5, 50, 50), 1), ((2, 5, 9, 8), 3), ((4, 300, 30, 30), 3)],
+)
+def test_each_form_gives_the_gradients_of_the_plain_one(shape: tuple[int, ...], kernel: int) -> None:
+    """Which product or convolution computes it goes by the shape; the numbers do not (invariant 1)."""
+    x, weight = normal(0, *shape), normal(1, 6, shape[1], kernel, kernel)
+    fields = f"num_output: 6 kernel_size: {kernel} pad: {kernel // 2} bias_term: false"
+    text = f'type: "Convolution" convolution_param {{ {fields} }}'
+    layer, change = build(text, shape), normal(2, shape[0], 6, *shape[2:])
+
+    def ours(x: jax.Array, weight: jax.Array) -> jax.Array:
+        return (run(layer, [x], [jnp.transpose(weight, HWIO)])[0] * change).sum()
+
+    def plain(x: jax.Array, weight: jax.Array) -> jax.Array:
+        pads = ((kernel // 2, kernel // 2),) * 2
+        return (lax.conv_general_dilated(x, weight, (1, 1), pads) * change).sum()
+
+    found, wanted = (compile_function(jax.value_and_grad(f, (0, 1)))(x, weight) for f in (ours, plain))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * float(jnp.abs(other).max()))
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_the_bottoms_gradient_costs_nothing_where_nobody_asks(kernel: int) -> None:
     """A net's first convolution computes no gradient of the data: the compiled program has one convolution less."""

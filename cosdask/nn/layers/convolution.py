@@ -1,18 +1,21 @@
 """Convolution and deconvolution over any number of spatial axes.
 
 Two spatial axes run channels-last with weights kept as (height, width, in, out), which XLA does fast; other numbers run
-in Caffe's layout. Gradients are JAX's own, so that one that nobody asks for (the bottom's of a net's first
-convolution) is never computed.
+in Caffe's layout. Which form a convolution and its gradients take on CPUs goes by its shapes alone, as measured per
+layer (benchmarks/README.md); a gradient that nobody asks for (the bottom's of a net's first convolution) is never
+computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cosdask.nn.layer import Array, Layer, Shape, Weight, canonical_axis, count, register
@@ -23,6 +26,10 @@ HWIO = (2, 3, 1, 0)
 _LAST = ("NHWC", "HWIO", "NHWC")
 #: more groups than this are left to XLA's grouped convolution: the program would grow with each of them
 _MOST_SPLITS = 64
+#: values that windows give to their places, up to which their sum is faster than a convolution: 8 MiB of float32
+_MOST_COLUMNS = 1 << 21
+#: places of a 1x1 convolution from which on its forward pass, and up to which its weights' gradient, is XLA's own
+_MANY_PLACES, _FEW_PLACES = 4096, 256
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,8 @@ def convolve_last(values: Array, weights: Array, geometry: Geometry) -> Array:
     if group == 1:
         if geometry.kernel == (1, 1) and not any(map(any, geometry.pad)):
             return _pointwise(values, weights, geometry.stride)
+        if _sums_columns(values, weights, geometry):
+            return _by_columns(values, weights, geometry)
         return _xla_convolution(values, weights, geometry, 1)
     if on_cpu() and weights.shape[2] == 1 and group > 2:
         return _depthwise(values, weights, geometry)
@@ -85,11 +94,87 @@ def _xla_convolution(values: Array, weights: Array, geometry: Geometry, group: i
     )
 
 
+def _sums_columns(values: Array, weights: Array, geometry: Geometry) -> bool:
+    """Whether the bottom's gradient is one product and a sum (:func:`_by_columns`): for few places, on CPUs."""
+    if not on_cpu() or values.dtype != jnp.float32 or geometry.stride != (1, 1) or geometry.dilation != (1, 1):
+        return False
+    sizes = zip(values.shape[1:3], geometry.kernel, geometry.pad, strict=True)
+    windows = count(tuple(size + sum(pad) - kernel + 1 for size, kernel, pad in sizes))
+    return values.shape[0] * windows * count(weights.shape[:3]) <= _MOST_COLUMNS
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _by_columns(values: Array, weights: Array, geometry: Geometry) -> Array:
+    """A convolution whose bottom's gradient needs no turned weights: XLA turns them so slowly that it counts."""
+    return _xla_convolution(values, weights, geometry, 1)
+
+
+def _columns_forward(values: Array, weights: Array, geometry: Geometry) -> tuple[Array, tuple[Array, Array]]:
+    return _by_columns(values, weights, geometry), (values, weights)
+
+
+def _columns_backward(geometry: Geometry, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    values, weights = saved
+    _, pull = jax.vjp(lambda weights: _xla_convolution(values, weights, geometry, 1), weights)
+    return _columns_sum(gradient, weights, values.shape, geometry), pull(gradient)[0]
+
+
+_by_columns.defvjp(_columns_forward, _columns_backward)
+
+
+def _columns_sum(gradient: Array, weights: Array, shape: Shape, geometry: Geometry) -> Array:
+    """What each window gives to each of its places, by one product; then the sum over the windows of each place."""
+    (rows, columns), (_, high, wide, _) = geometry.kernel, gradient.shape
+    table = weights.reshape(count(weights.shape[:3]), weights.shape[3])
+    each = lax.dot_general(gradient, table, (((3,), (1,)), ((), ())))
+    each = each.reshape(*gradient.shape[:3], rows * columns, shape[3])
+    terms = []
+    for place, (row, column) in enumerate(np.ndindex(rows, columns)):
+        down, right = row - geometry.pad[0][0], column - geometry.pad[1][0]
+        config = ((0, 0, 0), (down, shape[1] - high - down, 0), (right, shape[2] - wide - right, 0), (0, 0, 0))
+        terms.append(lax.pad(each[:, :, :, place], jnp.zeros((), each.dtype), config))
+    return reduce(add, terms)
+
+
 def _pointwise(values: Array, weights: Array, stride: Shape) -> Array:
     """A 1x1 convolution as one product of matrices; its gradients then are products as well."""
     values = values[:, :: stride[0], :: stride[1]]
+    if on_cpu() and values.dtype == jnp.float32:
+        return _product_of_places(values, weights)
     flat = values.reshape(count(values.shape[:3]), values.shape[3])
     return jnp.dot(flat, weights[0, 0]).reshape(*values.shape[:3], weights.shape[3])
+
+
+_ONE = Geometry((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+
+
+@jax.custom_vjp
+def _product_of_places(values: Array, weights: Array) -> Array:
+    """``(N, H, W, C)`` times ``(1, 1, C, O)``, as a convolution where there are more places than the product likes."""
+    places, channels = count(values.shape[:3]), values.shape[3]
+    if places >= _MANY_PLACES:
+        return _xla_convolution(values, weights, _ONE, 1)
+    top = jnp.dot(values.reshape(places, channels), weights[0, 0])
+    return top.reshape(*values.shape[:3], weights.shape[3])
+
+
+def _places_forward(values: Array, weights: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product_of_places(values, weights), (values, weights)
+
+
+def _places_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    values, weights = saved
+    places, (channels, outputs) = count(values.shape[:3]), weights.shape[2:]
+    flat = gradient.reshape(places, outputs)
+    bottom = jnp.dot(flat, weights[0, 0].T).reshape(values.shape)
+    if places <= _FEW_PLACES:
+        _, pull = jax.vjp(lambda weights: _xla_convolution(values, weights, _ONE, 1), weights)
+        return bottom, pull(gradient)[0]
+    # this way round the product is faster than with the bottom on the left
+    return bottom, jnp.dot(flat.T, values.reshape(places, channels)).T[None, None]
+
+
+_product_of_places.defvjp(_places_forward, _places_backward)
 
 
 def _depthwise(values: Array, weights: Array, geometry: Geometry) -> Array:
