@@ -191,7 +191,7 @@ class Engine:
             return self._restored(net, self.settings.snapshot, self.settings.weights)
         for path in self._weights_files():
             net.load(path)
-        return self._place(self.step_functions.start(net.params))
+        return self._place(self.step_functions.hold_frozen(self.step_functions.start(net.params)))
 
     def _weights_files(self) -> list[str]:
         """The initial weights: those given, else those that the solver names, which may lie beside it."""
@@ -207,7 +207,7 @@ class Engine:
         slots = self.step_functions.rule.slots
         history = history_from_blobs(net, saved.history, slots, path)
         self.iteration = saved.iteration
-        return self._place(State(net.params, history))
+        return self._place(self.step_functions.hold_frozen(State(net.params, history)))
 
     def _place(self, state: State) -> State:
         """Bring a state to where the compiled step wants it."""
@@ -215,7 +215,10 @@ class Engine:
 
     def restore(self, path: str) -> None:
         """Go on from a solver state: weights, history, iteration, and the data position that belongs to it."""
+        still = self.step_functions.still
         self.state = self._restored(self.net.copy(), path)
+        if self.step_functions.still != still:
+            self._compile()
         self._metrics = None
         self._losses.clear()
         self.close()

@@ -6,16 +6,18 @@ the ranks come together differs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cosdask.errors import SolverError
 from cosdask.nn.execute import Params
 from cosdask.nn.layer import Array
+from cosdask.nn.layers.ops import on_cpu
 from cosdask.nn.net import Net
 from cosdask.nn.precision import products
 from cosdask.nn.shared import Shared, sharing
@@ -76,6 +78,8 @@ class TrainStep:
         self._regularize = _regularization(param)
         self._random = any(node.layer.random for node in net.graph.nodes)
         learning_rate(param, 0)
+        #: weights that no step changes, nor their history: passed on, so that frozen layers cost nothing
+        self.still: frozenset[str] = frozenset()
         #: what ranks share inside of :meth:`gradient`, which is then mapped over its axis
         self.shared: Shared | None = None
 
@@ -83,6 +87,18 @@ class TrainStep:
         """The state before the first step: the history all zeros."""
         history = {key: tuple(jnp.zeros_like(value) for _ in range(self.rule.slots)) for key, value in params.items()}
         return State(params, history)
+
+    def hold_frozen(self, state: State) -> State:
+        """Pass frozen weights on from here; one with a history goes on moving by it, as in Caffe."""
+        moving = {key for key in self._frozen() if any(bool(jnp.any(slot)) for slot in state.history[key])}
+        self.still = self._frozen() - moving
+        return state
+
+    def _frozen(self) -> frozenset[str]:
+        """Weights whose rate is 0, under rules that then change nothing but a history that is there already."""
+        if self.param.type not in ("SGD", "Nesterov"):
+            return frozenset()
+        return frozenset(key for key, rate in self._lr_mult.items() if rate == 0 and key not in self.sum_keys)
 
     def gradient(self, params: Params, raw: Raw, batch: Any, rank: Any) -> Gradient:
         """The gradient of the total weighted loss over one batch.
@@ -127,10 +143,14 @@ class TrainStep:
         self, state: State, gradient: Gradient, rate: Array, correction: Array
     ) -> tuple[State, Params]:
         """:meth:`update`, and what it subtracted from each weight; running sums have no change of their own."""
-        grads = self._clip(gradient.grads)
+        grads = self._clip({key: grad for key, grad in gradient.grads.items() if key not in self.still})
+        rate = after_all(grads.values(), rate)
         params, history, changes = {}, {}, {}
         # running sums are what the forward pass left; as in Caffe they have a history too, though nothing moves them
         for key, weight in {**state.params, **gradient.sums}.items():
+            if key in self.still:
+                params[key], history[key], changes[key] = weight, state.history[key], jnp.zeros_like(weight)
+                continue
             grad = grads[key] / jnp.float32(self.param.iter_size) if self.param.iter_size > 1 else grads[key]
             grad = self._regularize(grad, weight, self._decay[key])
             local = rate * jnp.float32(self._lr_mult[key])
@@ -159,6 +179,24 @@ def add_gradients(first: Gradient, second: Gradient) -> Gradient:
     """The two together: gradients and losses added, the rest as the second left it."""
     grads = {key: grad + second.grads[key] for key, grad in first.grads.items()}
     return second._replace(grads=grads, loss=first.loss + second.loss)
+
+
+def after_all(gradients: Iterable[Array], rate: Array) -> Array:
+    """The rate as it is, but known only when all gradients are.
+
+    A step writes new weights over the old ones. XLA copies each old one first, unless all that reads it is bound to
+    come before: what a layer hands down to the layers below reads its weight, and nothing else orders that before the
+    weight's own update. So the rate gets a 0 added that a bit of each gradient goes into.
+    """
+    bits = []
+    for gradient in gradients:
+        if gradient.size and gradient.dtype == jnp.float32:
+            one = lax.slice(gradient, (0,) * gradient.ndim, (1,) * gradient.ndim).reshape(())
+            bits.append(lax.bitcast_convert_type(one, jnp.int32) & 1)
+    if not bits or not on_cpu():
+        return rate
+    negative = jnp.sum(jnp.stack(bits)) < 0  # it never is, which the compiler cannot know
+    return rate + jnp.where(negative, jnp.float32(1), jnp.float32(0))
 
 
 def _regularization(param: caffe_pb2.SolverParameter) -> Callable[[Array, Array, float], Array]:

@@ -141,6 +141,23 @@ def test_frozen_weights_stay(name: str, make_solver) -> None:
         assert np.any(before["ip2"][position] != after["ip2"][position])
 
 
+def test_frozen_weights_with_a_history_go_on_moving_by_it(make_solver) -> None:
+    """As in Caffe: a layer frozen after some steps still follows its momentum, whenever its state was restored."""
+    settings = 'type: "SGD" base_lr: 0.05 momentum: 0.5'
+    trained = make_solver(settings)
+    trained.step(2)
+    _, state = trained.snapshot()
+    moved = trained.net.to_blobs(trained.net.params)["ip1"][0]
+    speed = read_state(state).history[0].reshape(moved.shape)
+    frozen = make_solver(settings, params="param { lr_mult: 0 } param { lr_mult: 0 }")
+    frozen.step(1)
+    frozen.restore(state)
+    frozen.step(2)
+    found = frozen.net.to_blobs(frozen.net.params)["ip1"][0]
+    np.testing.assert_allclose(found, moved - 0.5 * speed - 0.25 * speed, rtol=1e-5, atol=1e-7)
+    assert np.abs(found - moved).max() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
