@@ -7,16 +7,19 @@ counts as 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cosdask.nn.layer import Array, Layer, Shape, Weight, count, register
+from cosdask.nn.layers.inner_product import product
 
 State = tuple[Array, ...]
+Step = Callable[[State, Array, Array], State]
 
 
 def lstm_step(cell: Array, gates: Array, cont: Array) -> tuple[Array, Array]:
@@ -150,15 +153,70 @@ class _Recurrent(Layer):
     def _input_sums(self, weights: Sequence[Array], bottoms: Sequence[Array]) -> Array:
         """What x, bias and static add to the gates of every step, (T, N, gates H): one product for all steps."""
         steps, samples = bottoms[0].shape[:2]
-        rows = bottoms[0].reshape(steps * samples, -1) @ weights[0].T + weights[1][None, :]
+        rows = product(bottoms[0].reshape(steps * samples, -1), weights[0]) + weights[1][None, :]
         sums = rows.reshape(steps, samples, -1)
         if not self.static:
             return sums
-        return sums + (bottoms[2].reshape(samples, -1) @ weights[2].T)[None]
+        return sums + product(bottoms[2].reshape(samples, -1), weights[2])[None]
 
     def scan(self, weights: Sequence[Array], state: State, sums: Array, cont: Array) -> tuple[State, Array]:
         """The state after all steps and the outputs (T, N, H); ``weights`` are those behind the inputs'."""
         raise NotImplementedError
+
+
+def _lstm_state(before: State, gates: Array, cont: Array) -> State:
+    cell, hidden = lstm_step(before[1], gates, cont)
+    return hidden, cell
+
+
+def _rnn_state(before: State, sums: Array, cont: Array) -> State:
+    return (jnp.tanh(sums),)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def scan_steps(step: Step, recurrent: Array, state: State, sums: Array, cont: Array) -> tuple[State, Array]:
+    """Run the steps of a sequence.
+
+    The gradient of the weights is one product over all steps: differentiating the loop would add a matrix of their size
+    up in each of them.
+
+    Args:
+        step: the state after a step from the state before, the sums going into the gates (N, G), and cont (N, 1); a
+            state begins with the hidden values.
+        recurrent: weights from the hidden values, (G, H).
+        state: the first one, each (N, H).
+        sums: what the inputs add to the gates, (T, N, G).
+        cont: (T, N, 1), 0 where a sequence starts.
+
+    Returns:
+        The last state, and the hidden values of all steps, (T, N, H).
+    """
+    return _scan(step, recurrent, state, sums, cont)
+
+
+def _scan(step: Step, recurrent: Array, state: State, sums: Array, cont: Array) -> tuple[State, Array]:
+    def one(before: State, inputs: tuple[Array, Array]) -> tuple[State, Array]:
+        after = step(before, inputs[0] + product(inputs[1] * before[0], recurrent), inputs[1])
+        return after, after[0]
+
+    return lax.scan(one, state, (sums, cont))
+
+
+def _scan_forward(step: Step, recurrent: Array, state: State, sums: Array, cont: Array) -> tuple[Any, Any]:
+    (last, hiddens), pull = jax.vjp(lambda state, sums: _scan(step, recurrent, state, sums, cont), state, sums)
+    before = cont * jnp.concatenate([state[0][None], hiddens[:-1]])
+    return (last, hiddens), (pull, before, cont)
+
+
+def _scan_backward(step: Step, saved: Any, gradients: tuple[State, Array]) -> tuple[Array, State, Array, Array]:
+    pull, before, cont = saved
+    state, sums = pull(gradients)
+    steps = sums.shape[0] * sums.shape[1]
+    weights = jnp.dot(sums.reshape(steps, -1).T, before.reshape(steps, -1))
+    return weights, state, sums, jnp.zeros_like(cont)
+
+
+scan_steps.defvjp(_scan_forward, _scan_backward)
 
 
 @register("LSTM")
@@ -173,14 +231,7 @@ class LSTM(_Recurrent):
 
     def scan(self, weights: Sequence[Array], state: State, sums: Array, cont: Array) -> tuple[State, Array]:
         """The outputs are the hidden values."""
-        recurrent = weights[0].T
-
-        def step(before: State, inputs: tuple[Array, Array]) -> tuple[State, Array]:
-            (hidden, cell), (step_sums, step_cont) = before, inputs
-            cell, hidden = lstm_step(cell, step_sums + (step_cont * hidden) @ recurrent, step_cont)
-            return (hidden, cell), hidden
-
-        return lax.scan(step, state, (sums, cont))
+        return scan_steps(_lstm_state, weights[0], state, sums, cont)
 
 
 @register("RNN")
@@ -201,14 +252,7 @@ class RNN(_Recurrent):
     def scan(self, weights: Sequence[Array], state: State, sums: Array, cont: Array) -> tuple[State, Array]:
         """The outputs of all steps are made at once, from the hidden values."""
         from_hidden, to_output, bias = weights
-        recurrent = from_hidden.T
-
-        def step(before: State, inputs: tuple[Array, Array]) -> tuple[State, Array]:
-            (hidden,), (step_sums, step_cont) = before, inputs
-            hidden = jnp.tanh(step_sums + (step_cont * hidden) @ recurrent)
-            return (hidden,), hidden
-
-        last, hiddens = lax.scan(step, state, (sums, cont))
+        last, hiddens = scan_steps(_rnn_state, from_hidden, state, sums, cont)
         rows = hiddens.reshape(-1, self.hidden) @ to_output.T + bias[None, :]
         return last, jnp.tanh(rows).reshape(hiddens.shape)
 
