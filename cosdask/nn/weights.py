@@ -79,7 +79,7 @@ def to_binary(message: caffe_pb2.NetParameter, blobs: Blobs) -> bytes:
 
 
 def _load_binary(path: str, wanted: Wanted) -> Blobs:
-    return weights_of(upgrade_net(read_binary(path, caffe_pb2.NetParameter())), wanted, path)
+    return weights_of(upgrade_net(read_binary(path, caffe_pb2.NetParameter()), keep=False), wanted, path)
 
 
 def weights_of(message: caffe_pb2.NetParameter, wanted: Wanted, path: str) -> Blobs:

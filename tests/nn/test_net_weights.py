@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -246,3 +249,43 @@ def test_unknown_fillers_are_refused_with_the_nearest_name() -> None:
     """A misspelled type, found when the net is built."""
     with pytest.raises(NetError, match=r'layer "conv" .*unknown filler type "xaver"\. Did you mean "xavier"'):
         Net.from_text(NET.replace('"xavier"', '"xaver"'))
+
+
+#: loads a caffemodel of 100 MB in a process of its own, whose peak of memory is then the load's
+LARGE = """
+import json, os, sys, time
+from pathlib import Path
+import jax
+from cosdask import Net
+
+def peak():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+text = 'input: "x" input_shape { dim: 1 dim: 5000 } layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip" '
+net = Net.from_text(text + "inner_product_param { num_output: 5000 } }", seed=1)
+net.save(sys.argv[1])
+jax.block_until_ready(net.params)
+start = time.process_time()
+Path(sys.argv[1]).read_bytes()
+read = time.process_time()
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = peak()
+net.load(sys.argv[1])
+jax.block_until_ready(net.params)
+loaded = time.process_time()
+more = loaded - read - (read - start)
+print(json.dumps({"bytes": os.path.getsize(sys.argv[1]), "peak": peak() - before, "seconds": more}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux's /proc")
+def test_a_large_caffemodel_loads_in_little_time_and_memory(tmp_path: Path) -> None:
+    """100 MB: under 3 times its size at most, and under a second of the processor more than reading the file takes."""
+    command = [sys.executable, "-c", LARGE, str(tmp_path / "large.caffemodel")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["bytes"] > 95e6
+    assert found["bytes"] < found["peak"] < 3 * found["bytes"]
+    assert found["seconds"] < 1

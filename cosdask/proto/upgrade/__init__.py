@@ -16,14 +16,16 @@ from cosdask.proto.upgrade.v1 import v1_to_v2
 __all__ = ["default_snapshot_prefix", "upgrade_net", "upgrade_solver"]
 
 
-def upgrade_net(net: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
+def upgrade_net(net: caffe_pb2.NetParameter, keep: bool = True) -> caffe_pb2.NetParameter:
     """A net of any age in today's form; weights in it (``blobs``) come along.
 
     Args:
-        net: the message as read; it stays as it is.
+        net: the message as read; it stays as it is where it is to be kept.
+        keep: whether it is; weights need their memory twice then.
 
     Returns:
-        A new message, with ``layer`` in place of ``layers`` and Input layers in place of ``input`` fields.
+        A message, a new one where the old one is kept, with ``layer`` in place of ``layers`` and Input layers in place
+        of ``input`` fields.
 
     Raises:
         ProtoError: an unknown V0 type, a padding layer that no convolution follows, inputs without matching shapes, or
@@ -34,8 +36,10 @@ def upgrade_net(net: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
         >>> upgrade_net(old).layer[0].type
         'Convolution'
     """
-    upgraded = caffe_pb2.NetParameter()
-    upgraded.CopyFrom(net)
+    upgraded = net
+    if keep:
+        upgraded = caffe_pb2.NetParameter()
+        upgraded.CopyFrom(net)
     if any(layer.HasField("layer") for layer in upgraded.layers):
         upgraded = v0_to_v1(upgraded)
     if upgraded.layers:
