@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import pandas as pd
 import pyarrow as pa
 
 from cosdask.data.base import Source
@@ -15,6 +14,9 @@ from cosdask.data.dataframe import DataFrameImages
 from cosdask.data.staged import StagedTable
 from cosdask.data.tables import MemoryTable
 from cosdask.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class _Framed(Source):
@@ -122,7 +124,7 @@ def arrow_table(frame: pd.DataFrame | pa.Table) -> pa.Table:
     Raises:
         DataError: Dask has turned bytes or arrays into text, or a column holds what Arrow cannot.
     """
-    if isinstance(frame, pd.DataFrame):
+    if not isinstance(frame, pa.Table):
         _refuse_text(frame)
         try:
             frame = pa.Table.from_pandas(frame, preserve_index=False)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cosdask.errors import DataError
 from cosdask.storage import atomic_output, make_folder, refuse_overwrite, remove_all, take_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Rows turned into JSON at a time: bounds the memory that the text of wide features takes.
 _JSON_ROWS = 256
@@ -85,6 +87,8 @@ def as_table(frame: pd.DataFrame) -> pa.Table:
 
 def _arrow_type(values: pd.Series) -> pa.DataType | None:
     """The type to write; None lets Arrow take the one the column has."""
+    import pandas as pd
+
     if isinstance(values.dtype, pd.ArrowDtype):
         return values.dtype.pyarrow_dtype
     if values.name == "SampleID" or isinstance(values.dtype, pd.StringDtype):

@@ -14,7 +14,6 @@ import numpy as np
 from cosdask.data import layer_top_shapes
 from cosdask.errors import NetError, WeightsError, did_you_mean
 from cosdask.nn import layers as _layers  # noqa: F401  (fills the registry)
-from cosdask.nn import partition
 from cosdask.nn.execute import Outcome, Params, States, from_caffe, run_graph, to_caffe
 from cosdask.nn.fillers import fill
 from cosdask.nn.graph import INPUT_TYPES, Graph, GraphBuilder, WeightRef, output_blobs
@@ -168,6 +167,8 @@ class Net:
         if self._weights_file is None:
             return None
         path, before, loaded = self._weights_file
+        from cosdask.nn import partition  # it loads pandas, which a rank can do without
+
         same = all(self.params[key] is weight for key, weight in loaded.items())
         return (path, partition.hash_of(path)) if same and exists(path) and stamp(path) == before else None
 
@@ -364,10 +365,14 @@ class Net:
 
     def map_partition(self, frame: Any, blobs: Sequence[str], column: str = "data", transform: bool = True) -> Any:
         """The frame plus a column a blob; for ``ddf.map_partitions`` (see :mod:`cosdask.nn.partition`)."""
+        from cosdask.nn import partition
+
         return partition.map_partition(self, frame, blobs, column, transform)
 
     def meta(self, frame: Any, blobs: Sequence[str]) -> Any:
         """The ``meta=`` that goes with :meth:`map_partition`."""
+        from cosdask.nn import partition
+
         return partition.meta(frame, blobs)
 
     def copy(self) -> Net:
@@ -383,6 +388,8 @@ class Net:
 
     def __reduce__(self) -> Any:
         """A pickled net is its text, and where its weights lie (see :mod:`cosdask.nn.partition`)."""
+        from cosdask.nn import partition
+
         return partition.reduce_net(self)
 
     def to_message(self) -> caffe_pb2.NetParameter:

@@ -17,15 +17,13 @@ from jax.sharding import PartitionSpec as P
 
 from cosdask import device
 from cosdask.nn.execute import Params
+from cosdask.parallel.exchange import AXIS, average
 from cosdask.solver.engine import Engine, Metrics, Test, settings_share
 from cosdask.solver.evaluate import Totals
 from cosdask.solver.step import Gradient, Raw, State, add_gradients
 
-AXIS = "data"
 #: the step after which the exchange of gradients is timed: the same on every rank
 _MEASURED = 10
-#: gradients of fewer numbers than this travel together in one buffer
-SMALL = 1 << 16
 
 
 class Stop(enum.IntEnum):
@@ -218,32 +216,6 @@ class GroupEngine(Engine):
         local = [pair] + [others] * (len(self.settings.ranks) - 1)
         high, low = np.asarray(self._sum(self._split(local))).astype(np.float64)
         return _totals(high + low, shapes)
-
-
-def average(tree: Any, world: int, wire: Any = None) -> Any:
-    """The mean over all ranks of every array of a tree: large ones by themselves, small ones in one buffer.
-
-    Args:
-        tree: float32 arrays.
-        world: number of ranks.
-        wire: the type in which they travel; None: their own.
-    """
-    if world == 1:
-        return tree
-    if wire is not None:
-        whole = average(jax.tree.map(lambda leaf: leaf.astype(wire), tree), world)
-        return jax.tree.map(lambda leaf, mean: mean.astype(leaf.dtype), tree, whole)
-    leaves, structure = jax.tree.flatten(tree)
-    small = [leaf for leaf in leaves if leaf.size < SMALL]
-    buffer = lax.pmean(jnp.concatenate([leaf.ravel() for leaf in small]), AXIS) if small else None
-    done, place = [], 0
-    for leaf in leaves:
-        if leaf.size >= SMALL or buffer is None:
-            done.append(lax.pmean(leaf, AXIS))
-        else:
-            done.append(lax.slice(buffer, (place,), (place + leaf.size,)).reshape(leaf.shape))
-            place += leaf.size
-    return jax.tree.unflatten(structure, done)
 
 
 def _stacked(tree: Any) -> Any:

@@ -11,14 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 from jax.sharding import Mesh
 
 from cosdask.data import Source
 from cosdask.errors import ConfigError, StorageError
 from cosdask.events import Event, Progress, RunEnded, RunStarted, Snapshot, Validation, Warned
 from cosdask.parallel.checkpoints import Checkpoints
-from cosdask.parallel.engine import AXIS, GroupEngine, LoneEngine, Stop
+from cosdask.parallel.engine import GroupEngine, LoneEngine, Stop
+from cosdask.parallel.exchange import AXIS
 from cosdask.parallel.job import Job
 from cosdask.parallel.plugins import load_plugins
 from cosdask.parallel.snapshots import enter_snapshot
@@ -169,7 +169,7 @@ class Trainer:
 
     def _earlier_validations(self) -> list[dict[str, Any]]:
         """What the run found before the snapshot that this group starts from."""
-        if self._folder is None or not self.engine.iteration:
+        if self._folder is None or not self.engine.iteration or not self.job.validate:
             return []
         try:
             found = self._folder.read_validation()
@@ -181,6 +181,8 @@ class Trainer:
         assert self._folder is not None
         if event.net == 0:
             self._validations.append({"iteration": event.iteration, **event.outputs})
+            import pandas as pd  # loaded where there is something to validate: ranks start the sooner
+
             self._folder.write_validation(pd.DataFrame(self._validations))
 
     def _keep_snapshot(self, event: Snapshot) -> None:
