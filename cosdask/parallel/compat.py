@@ -1,18 +1,25 @@
 """The parts of JAX's multi-process runtime that need care, in one place.
 
-Two things are not reachable through JAX's public interface: on which address gloo (the CPU collectives) listens, and
-that the coordination service should notice a dead process within seconds. They are set here and nowhere else.
+Some things are not reachable through JAX's public interface: on which address gloo (the CPU collectives) listens, and
+that processes other than the first keep their compiled programs too. They are set here and nowhere else, and so is that
+the coordination service should notice a dead process within seconds.
 """
 
 from __future__ import annotations
 
 import functools
+import socket
+import time
 from typing import Any
 
 import jax
+from jax._src import compiler, distributed
 from jax._src.lib import _jax  # type: ignore[attr-defined]  # gloo's host name has no public setting
 
 from cosdask.errors import DeadlineError, GroupError
+
+#: seconds that one try to reach the coordinator may take, and between two tries
+_TRY, _PAUSE = 1.0, 0.01
 
 
 def join_group(coordinator: str, world: int, process: int, host: str, deadline: float, heartbeat: float = 10.0) -> None:
@@ -31,12 +38,14 @@ def join_group(coordinator: str, world: int, process: int, host: str, deadline: 
         GroupError: where the coordinator cannot be reached or its port is taken.
     """
     _listen_on(host)
+    _keep_programs_of_every_process()
+    left = deadline if process == 0 else _wait_for_listener(coordinator, deadline)
     try:
         jax.distributed.initialize(
             coordinator_address=coordinator,
             num_processes=world,
             process_id=process,
-            initialization_timeout=max(1, int(deadline)),
+            initialization_timeout=max(1, int(left)),
             heartbeat_timeout_seconds=max(1, int(heartbeat)),
             shutdown_timeout_seconds=max(1, int(deadline)),
             coordinator_bind_address=coordinator if process == 0 else None,
@@ -54,6 +63,24 @@ def join_group(coordinator: str, world: int, process: int, host: str, deadline: 
         raise GroupError(f"{where}: could not join the group: {text}", rank=process, host=host) from error
 
 
+def _wait_for_listener(address: str, deadline: float) -> float:
+    """Wait until somebody listens, and return the seconds that are left.
+
+    The runtime's own second try would come a second after a first one that failed. Where nobody listens in time,
+    joining says so with all that is known.
+    """
+    host, port = address.rsplit(":", 1)
+    until = time.monotonic() + deadline
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_TRY).close()
+        except OSError:
+            time.sleep(_PAUSE)
+        else:
+            break
+    return max(0.0, until - time.monotonic())
+
+
 def leave_group() -> None:
     """Leave the group in step with the others."""
     jax.distributed.shutdown()
@@ -65,6 +92,30 @@ def _listen_on(host: str) -> None:
     make = _jax.make_gloo_tcp_collectives
     if not isinstance(make, functools.partial):
         _jax.make_gloo_tcp_collectives = functools.partial(_make_gloo, make, host)
+
+
+def _keep_programs_of_every_process() -> None:
+    """Have every process of a group on CPUs write the programs it compiles to the cache, not the first alone.
+
+    JAX spares the others the writing, for on most devices all find what the first has written. On CPUs a process's
+    programs have keys of its own, so without this all ranks but the first would compile anew after every restart.
+    """
+    write = compiler._cache_write
+    if isinstance(write, functools.partial):
+        return  # done before
+
+    compiler._cache_write = functools.partial(_write_as_first, write)
+
+
+def _write_as_first(write: Any, key: str, seconds: float, name: str, backend: Any, *others: Any) -> None:
+    state = distributed.global_state
+    mine = state.process_id
+    try:
+        if backend.platform == "cpu":
+            state.process_id = 0
+        write(key, seconds, name, backend, *others)
+    finally:
+        state.process_id = mine
 
 
 def _make_gloo(make: Any, host: str, **keywords: Any) -> Any:

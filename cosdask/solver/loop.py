@@ -22,7 +22,7 @@ SKIPS_PACE = 1.0
 
 @dataclass
 class Pace:
-    """How often progress is told besides the solver's ``display``: at most once in ``seconds``."""
+    """How often progress is told besides the solver's ``display``: after the first step, then once in ``seconds``."""
 
     seconds: float = float("inf")
 
@@ -94,6 +94,8 @@ class Loop:
         self.engine, self._emit, self._rank = engine, emit, rank
         self._pace = pace or Pace()
         self._told_at, self._told_iteration, self._waited = time.monotonic(), engine.iteration, 0.0
+        # whoever waits for a group to begin, or to begin again, sees at once that it has
+        self._first_is_news = pace is not None
         self._snapshot_at: int | None = None
         self._watch = InputWatch()
         self._skips_told_at, self._skipped = float("-inf"), 0
@@ -195,8 +197,9 @@ class Loop:
         done = engine.iteration - 1
         displayed = engine.param.display > 0 and done % engine.param.display == 0
         now = time.monotonic()
-        if not displayed and now - self._told_at < self._pace.seconds:
+        if not displayed and not self._first_is_news and now - self._told_at < self._pace.seconds:
             return
+        self._first_is_news = False
         seconds, iterations = now - self._told_at, engine.iteration - self._told_iteration
         waited = sum(feed.wait_seconds for feed in engine.feeds)
         rows = iterations * engine.source.batch_size * engine.param.iter_size * engine.settings.world
