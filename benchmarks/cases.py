@@ -23,6 +23,7 @@ class Case:
         goal: the least relative rate that we want.
         forward: whether only forward passes are made.
         workers: workers of the cluster's side, which share cores and batch.
+        threads: of each worker; 0: the cores shared out evenly.
     """
 
     name: str
@@ -37,10 +38,11 @@ class Case:
     goal: float
     forward: bool = False
     workers: int = 1
+    threads: int = 0
 
     def arguments(self) -> list[str]:
         """The command line that both sides get."""
-        flags = ("batch", "steps", "chunk", "warmup", "workers")
+        flags = ("batch", "steps", "chunk", "warmup", "workers", "threads")
         words = [self.net, *(word for flag in flags for word in (f"--{flag}", str(asdict(self)[flag])))]
         return [*words, "--forward"] if self.forward else words
 
@@ -170,7 +172,7 @@ def side_arguments(description: str) -> argparse.Namespace:
     """The options of a side's process, as :meth:`Case.arguments` writes them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("net", choices=sorted({case.net for case in CASES}))
-    for flag in ("batch", "steps", "chunk", "warmup", "workers"):
+    for flag in ("batch", "steps", "chunk", "warmup", "workers", "threads"):
         parser.add_argument(f"--{flag}", type=int, required=True)
     parser.add_argument("--forward", action="store_true")
     return parser.parse_args()

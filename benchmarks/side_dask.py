@@ -50,7 +50,7 @@ def main() -> None:
         model = Path(folder) / "model.caffemodel"
         config = cosdask.Config(conf=str(path), model=str(model), progress="none")
         with (
-            cosdask.LocalCluster(n_workers=options.workers, dashboard_address=None) as cluster,
+            cosdask.LocalCluster(options.workers, options.threads or None, dashboard_address=None) as cluster,
             distributed.Client(cluster) as client,
         ):
             cosdask.CaffeOnDask(client, config).train()

@@ -27,8 +27,8 @@ class Machine:
         hop: seconds that a message takes to the next host. Assumed.
         spread: standard deviation of a rank's step time over its mean. Assumed; measured on shared machines: more.
         days_between_failures: of one host. Assumed, the order that operators of large clusters report.
-        notice: seconds from a death to the client's knowing. Measured (benchmarks/restart.py).
-        start: seconds that a rank needs to begin, programs kept. Measured there too.
+        notice: seconds from a death to the client's knowing. Measured (benchmarks/README.md, "After a death").
+        start: seconds that a rank needs to begin in a new process. Measured there on two cores: 4.5 to 6.
         replace: seconds until YARN has another container on another host. Measured (docs/yarn.md): 6 to 14.
         join: seconds a rank adds to the rendezvous at one coordinator. Assumed; the coordinator takes them one by one.
         store: bytes a second at which rank 0 writes a snapshot. Assumed: one HDFS pipeline.
@@ -41,8 +41,8 @@ class Machine:
     hop: float = 10e-6
     spread: float = 0.03
     days_between_failures: float = 500.0
-    notice: float = 0.3
-    start: float = 4.0
+    notice: float = 0.2
+    start: float = 6.0
     replace: float = 14.0
     join: float = 0.004
     store: float = 400e6

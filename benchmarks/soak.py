@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dask
 import numpy as np
 import psutil
 from distributed import Client
@@ -29,7 +30,14 @@ from cosdask.events import Event, Progress, Restarted
 
 WORKERS = 3
 #: seconds between two faults: from, to
-PAUSE = (0.5, 12.0)
+PAUSE = (0.5, 8.0)
+#: faults without progress between them; a run ends after three groups that got nowhere, as it should
+FRUITLESS = 2
+
+
+def say(text: str) -> None:
+    """Print a line with the time of day: workers' logs have it too."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
 def ranks() -> list[psutil.Process]:
@@ -45,6 +53,7 @@ class Faults:
         self._left, self._random, self._client = count, random.Random(seed), client
         self.made: list[str] = []
         self.restarts: list[str] = []
+        self._best, self._fruitless = -1, 0
         self._running = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -52,11 +61,12 @@ class Faults:
 
     def handle(self, event: Event) -> None:
         """Faults begin with the first step; restarts are told."""
-        if isinstance(event, Progress):
+        if isinstance(event, Progress) and event.iteration > self._best:
+            self._best, self._fruitless = event.iteration, 0
             self._running.set()
         if isinstance(event, Restarted):
             self.restarts.append(event.reason.splitlines()[0])
-            print(f"  restarted from iteration {event.iteration}: {self.restarts[-1][:150]}", flush=True)
+            say(f"  restarted from iteration {event.iteration}: {self.restarts[-1][:150]}")
 
     def close(self) -> None:
         """The run has ended."""
@@ -65,7 +75,6 @@ class Faults:
         self._thread.join(60)
 
     def _work(self) -> None:
-        self._running.wait()
         kinds: dict[Callable[[], str], int] = {
             self._kill_rank: 6,
             self._kill_all: 1,
@@ -73,15 +82,21 @@ class Faults:
             self._end_rank: 3,
             self._kill_worker: 2,
         }
-        while self._left and not self._ended.wait(self._random.uniform(*PAUSE)):
+        while self._left:
+            self._running.wait()
+            if self._ended.wait(self._random.uniform(*PAUSE)):
+                return
             (kind,) = self._random.choices(list(kinds), list(kinds.values()))
             try:
                 told = kind()
             except (psutil.NoSuchProcess, ProcessLookupError, IndexError):
                 continue  # it was just ending anyway
             self._left -= 1
+            self._fruitless += 1
+            if self._fruitless == FRUITLESS:
+                self._running.clear()
             self.made.append(told)
-            print(f"fault {len(self.made)}: {told}", flush=True)
+            say(f"fault {len(self.made)}: {told}")
 
     def _rank(self) -> psutil.Process:
         return self._random.choice(sorted(ranks(), key=lambda process: process.name()))
@@ -138,7 +153,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, metavar="N")
     options = parser.parse_args()
     seed = secrets.randbelow(1 << 31) if options.seed is None else options.seed
-    print(f"seed {seed}", flush=True)
+    say(f"seed {seed}")
+    # every rank that ends by a fault is an error in its worker's log, traceback and all; the restarts say it shorter
+    dask.config.set({"logging.distributed": "critical"})
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         solver = inputs.write_inputs("lenet", Path(folder), batch=16, iterations=options.iterations)
@@ -148,11 +165,13 @@ def main() -> int:
             found = train(client, solver, Path(folder) / "shaken.caffemodel", [faults])
     same = all((mine == other).all() for name in whole for mine, other in zip(found[name], whole[name], strict=True))
     left = [process.name() for process in psutil.Process().children(recursive=True) if "rank" in process.name()]
-    print(
-        f"{len(faults.made)} faults, {len(faults.restarts)} restarts in {time.monotonic() - began:.0f} s; weights "
+    enough = len(faults.made) == options.faults
+    few = "" if enough else " (too few: give more iterations)"
+    say(
+        f"{len(faults.made)} faults{few}, {len(faults.restarts)} restarts in {time.monotonic() - began:.0f} s; weights "
         f"{'bit for bit the undisturbed run' if same else 'DIFFER'}; ranks left: {left or 'none'}"
     )
-    return 0 if same and not left else 1
+    return 0 if same and enough and not left else 1
 
 
 if __name__ == "__main__":
