@@ -80,6 +80,8 @@ class RunStarted(Event):
         local_share: part of the rows' bytes, 0 to 1, that lies on the host of the worker that reads them; None where
             rows have no hosts.
         locality_problem: why that is not known of rows in HDFS.
+        starting: seconds that the parts of rank 0's start took, one after the other: ``imports`` (of its process, 0
+            where it waited as a spare), ``group`` (until all ranks had met), ``net`` (nets, weights, state and rows).
     """
 
     kind: str = dataclasses.field(default="run_started", init=False)
@@ -100,6 +102,7 @@ class RunStarted(Event):
     display: int = 0
     local_share: float | None = None
     locality_problem: str = ""
+    starting: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -46,32 +46,38 @@ def _submit(given: dict[str, Any], command: list[str]) -> int:
     deadline, login = options.pop("deadline", 120.0), (options.pop("keytab", None), options.pop("principal", None))
     dry = options.pop("dry_run", False)
     from cosdask.cluster import submission, yarn_client
-    from cosdask.cluster.yarn import yarn_options
-    from cosdask.cluster.yarn_spec import spec_text
+    from cosdask.cluster.yarn_spec import spec_text, yarn_options
 
     asked = yarn_options(n_workers=workers, **options)
     if dry:
         print(spec_text(submission.submission(asked, command, "hdfs:///user/USER/.cosdask/JOB", driver_memory)), end="")
         return 0
     folder = submission.new_folder()
-    with yarn_client.yarn_client(*login) as client:
+    with yarn_client.started_beside(*login) as started:
         try:
             words = carried_command(command, config, lambda conf, more: submission.carry(conf, more, folder))
-            application = submission.submit(client, submission.submission(asked, words, folder, driver_memory))
+            spec, client = submission.submission(asked, words, folder, driver_memory), started()
+            application = submission.submit(client, spec)
         except BaseException:
             _remove(folder)
             raise
-        print(f"cosdask: {application}; to end it: cosdask kill {application}", file=sys.stderr)
         if detach:
+            note(f"{application} is submitted; to follow it: cosdask watch {application}")
             print(application)
             return 0
+        note(f"{application} is submitted; to end it: cosdask kill {application}")
         try:
-            return submission.follow(client, application, show, deadline)
+            return submission.follow(client, application, show, deadline, note)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"it runs on. cosdask watch {application}, or cosdask kill {application}") from None
         except BaseException:
             submission.kill(client, application)
             raise
+
+
+def note(text: str) -> None:
+    """Says what is waited for, beside what the driver prints."""
+    print(f"cosdask: {text}", file=sys.stderr, flush=True)
 
 
 def show(text: str) -> None:

@@ -13,13 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from cosdask.cluster import yarn_client
-from cosdask.cluster.submission import EXIT, SEEN, output_key
+from cosdask.cluster.names import EXIT, SEEN, output_key
 from cosdask.cluster.yarn_compat import skein
-from cosdask.storage import exists, filesystem
 
 #: seconds of output in one part, and parts that are kept
 _PACE, _KEPT = 0.5, 2000
@@ -29,14 +27,13 @@ _READ = 5.0
 
 def main() -> int:
     """Runs the command, tells its exit code, and ends the application."""
-    application = skein().ApplicationClient.from_current()
-    address = _scheduler(application)
-    words = [*sys.argv[1:], "--cluster", address]
+    words = list(sys.argv[1:])
     if "--clusterSize" not in words and "--cluster-size" not in words and "-clusterSize" not in words:
         words += ["--cluster-size", os.environ["COSDASK_WORKERS"]]
-    last = ""
     try:
-        code, last = _run(words, Relay(application))
+        with started(words) as process:
+            application = skein().ApplicationClient.from_current()
+            code, last = run(process, _scheduler(application), Relay(application))
     finally:
         _remove_files()
     application.kv[EXIT] = str(code).encode()
@@ -55,21 +52,42 @@ def _scheduler(application: Any) -> str:
     return str(found.decode())
 
 
-def _run(words: Sequence[str], relay: Relay) -> tuple[int, str]:
-    """The command's exit code and the last line it printed."""
-    program = "import sys; from cosdask.cli.main import main; sys.exit(main(sys.argv[1:]))"
+#: what the child does: it loads what its command will need while the scheduler starts, whose address it reads then
+_PROGRAM = """
+import sys
+import cosdask.cli.jobs, cosdask.cli.nets, cosdask.parallel.driver
+from cosdask.cli.main import main
+address = sys.stdin.readline().strip()
+sys.exit(main([*sys.argv[1:], "--cluster", address]) if address else 1)
+"""
+
+
+@contextlib.contextmanager
+def started(words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """The child that runs the command; it ends with the block."""
     with subprocess.Popen(
-        [sys.executable, "-c", program, *words],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-c", _PROGRAM, *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     ) as process:
-        assert process.stdout is not None
-        with relay:
-            last = relay.read(process.stdout)
-        code = process.wait()
+        try:
+            yield process
+        finally:
+            # it has ended, unless something failed here
+            process.kill()
+
+
+def run(process: subprocess.Popen[str], address: str, relay: Relay) -> tuple[int, str]:
+    """The command's exit code and the last line it printed."""
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+        stdin.write(address + "\n")
+    with relay:
+        last = relay.read(process.stdout)
+    code = process.wait()
     # a signal's number is no exit code; shells add 128
     return (code if code >= 0 else 128 - code), last
 
@@ -119,6 +137,9 @@ class Relay:
 
 
 def _remove_files() -> None:
+    # loaded once the command is done: before, it would only make it wait
+    from cosdask.storage import exists, filesystem
+
     folder = os.environ["COSDASK_FILES"]
     if exists(folder):
         fs, path = filesystem(folder)
@@ -134,5 +155,7 @@ def _wait_until_seen(application: Any) -> None:
 
 
 if __name__ == "__main__":
-    with yarn_client.talking("the application's master"):
+    try:
         sys.exit(main())
+    except skein().exceptions.SkeinError as error:
+        sys.exit(f"the application's master: {error}")

@@ -25,10 +25,6 @@ class Claim:
     def __init__(self, number: int, lock: IO[str]) -> None:
         self.number, self._lock = number, lock
 
-    def keep_through_exec(self) -> None:
-        """Let the claim live on in the program that this process becomes."""
-        os.set_inheritable(self._lock.fileno(), True)
-
     def release(self) -> None:
         """Give the GPU back."""
         self._lock.close()

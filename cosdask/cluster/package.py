@@ -90,7 +90,8 @@ def write_archive(root: Path, file: IO[bytes]) -> None:
 
 def _copy(root: Path, copy: Path) -> None:
     """The environment once more, of links to the same files where that can be, with cosdask's own files in it."""
-    shutil.copytree(root, copy, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
+    # with the compiled modules beside the sources: compiling them again would take each first container ten seconds
+    shutil.copytree(root, copy, symlinks=True, copy_function=_link)
     place = _site_packages(copy)
     for path in place.glob("*.pth"):
         if path.name in ("_cosdask.pth", "_editable_impl_cosdask.pth") or path.name.startswith("__editable__.cosdask"):

@@ -60,7 +60,7 @@ def write_configuration(
     for name, settings in (
         ("core-site", _core(base, ports)),
         ("hdfs-site", _hdfs(base, ports, min(2, datanodes))),
-        ("yarn-site", _yarn(whole, ports, memory, cores)),
+        ("yarn-site", _yarn(base, whole, ports, memory, cores)),
         ("capacity-scheduler", _queues()),
     ):
         (conf / f"{name}.xml").write_text(_xml(settings))
@@ -103,7 +103,7 @@ def _hdfs(base: Path, ports: Ports, copies: int) -> dict[str, object]:
     }
 
 
-def _yarn(classpath: str, ports: Ports, memory: int, cores: int) -> dict[str, object]:
+def _yarn(base: Path, classpath: str, ports: Ports, memory: int, cores: int) -> dict[str, object]:
     manager = "yarn.resourcemanager"
     return {
         f"{manager}.hostname": HOST,
@@ -128,6 +128,8 @@ def _yarn(classpath: str, ports: Ports, memory: int, cores: int) -> dict[str, ob
         "yarn.nodemanager.vmem-check-enabled": "false",
         "yarn.nodemanager.disk-health-checker.enable": "false",
         "yarn.nodemanager.env-whitelist": "JAVA_HOME,HADOOP_CONF_DIR,HADOOP_USER_NAME,PATH,LANG,TZ",
+        # containers' HOME: what they keep there goes with the sandbox
+        "yarn.nodemanager.user-home-dir": base / "home",
         "yarn.nodemanager.sleep-delay-before-sigkill.ms": 250,
         "yarn.nodemanager.remote-app-log-dir": "/tmp/logs",
         "yarn.log-aggregation-enable": "true",

@@ -12,16 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cosdask.cluster import yarn_client
+from cosdask.cluster.names import DRIVER, EXIT, OUTPUT, SCHEDULER, SEEN, output_key
 from cosdask.cluster.yarn_compat import skein
-from cosdask.cluster.yarn_spec import SCHEDULER, YarnOptions, mebibytes, python_of, specification
-from cosdask.errors import ConfigError
-from cosdask.parallel.prepare import self_contained
+from cosdask.cluster.yarn_logs import application_logs
+from cosdask.cluster.yarn_spec import YarnOptions, mebibytes, python_of, specification
+from cosdask.errors import ConfigError, StorageError
+from cosdask.parallel.contained import self_contained
 from cosdask.proto import read_solver, to_text
 from cosdask.storage import atomic_write, exists, filesystem, join, local_path, missing, read_bytes
 
-DRIVER = "cosdask.driver"
-#: in the application's key-value store: the lines printed so far, and the exit code
-OUTPUT, EXIT, SEEN = "cosdask.output.", "cosdask.exit", "cosdask.seen"
 #: a tag that names the folder of an application's files
 _TAG = "cosdask-files-"
 _EXIT_CODE = re.compile(r"cosdask exit code (\d+)")
@@ -122,11 +121,6 @@ def submission(options: YarnOptions, words: Sequence[str], folder: str, driver_m
     return spec
 
 
-def output_key(number: int) -> str:
-    """The key of a part of what the driver printed; keys sort as they were printed."""
-    return f"{OUTPUT}{number:08d}"
-
-
 def _tag(folder: str) -> str:
     return _TAG + folder.rstrip("/").rpartition("/")[2]
 
@@ -155,14 +149,17 @@ def remove_files(report: Any) -> None:
                 fs.rm(path, recursive=True)
 
 
-def follow(client: Any, application: str, show: Callable[[str], None], deadline: float) -> int:
-    """Shows what the driver prints until it ends.
+def follow(
+    client: Any, application: str, show: Callable[[str], None], deadline: float, note: Callable[[str], None]
+) -> int:
+    """Shows what the driver prints until it ends, from its beginning; of one that ended, what Hadoop kept.
 
     Args:
         client: see :func:`cosdask.cluster.yarn_client.yarn_client`.
         application: its id.
         show: called with some lines at a time.
         deadline: seconds that YARN may take to start it.
+        note: called with what is waited for, in words.
 
     Returns:
         The driver's exit code.
@@ -172,8 +169,13 @@ def follow(client: Any, application: str, show: Callable[[str], None], deadline:
         DeadlineError: no room in time.
     """
     report = yarn_client.report_of(client, application)
-    if str(report.state) not in ("FINISHED", "FAILED", "KILLED"):
+    if str(report.state) in ("FINISHED", "FAILED", "KILLED"):
+        show(_kept_output(application))
+    else:
+        if str(report.state) != "RUNNING":
+            note(f"{application} waits for YARN to start it in the queue {report.queue}")
         yarn_client.wait_until_running(client, application, deadline)
+        note(f"{application} runs; what the command prints follows")
         with yarn_client.talking(f"connecting to {application}"):
             connected = client.connect(application)
         with connected:
@@ -182,6 +184,15 @@ def follow(client: Any, application: str, show: Callable[[str], None], deadline:
             yarn_client.wait_until_ended(client, application)
             return code
     return exit_code(client, application)
+
+
+def _kept_output(application: str) -> str:
+    """What the driver of an application that ended had printed; "" where Hadoop kept no logs."""
+    try:
+        logs = application_logs(application)
+    except StorageError:
+        return ""  # its exit code is known all the same
+    return "".join(f"{text}\n" for name, text in logs.items() if name.endswith(f"{DRIVER}.log"))
 
 
 def _follow_store(application: Any, show: Callable[[str], None]) -> int | None:

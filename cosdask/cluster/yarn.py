@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import tempfile
 import time
@@ -18,20 +17,11 @@ from distributed.core import Status, rpc
 from distributed.utils import get_ip
 
 from cosdask.cluster import yarn_client
+from cosdask.cluster.names import SCHEDULER, SIGN_OF_LIFE, TLS_FILES, WORKER
 from cosdask.cluster.yarn_compat import dask_yarn_core, skein
 from cosdask.cluster.yarn_logs import application_logs
-from cosdask.cluster.yarn_spec import (
-    SCHEDULER,
-    SIGN_OF_LIFE,
-    TLS_FILES,
-    WORKER,
-    YarnOptions,
-    check_remote_files,
-    hadoop_setting,
-    spec_text,
-    specification,
-)
-from cosdask.errors import ClusterError, ConfigError, DeadlineError, did_you_mean
+from cosdask.cluster.yarn_spec import check_remote_files, hadoop_setting, spec_text, specification, yarn_options
+from cosdask.errors import ClusterError, ConfigError, DeadlineError
 
 #: seconds between two signs of life to the scheduler
 _SIGN = 5.0
@@ -320,20 +310,6 @@ class YarnCluster(_Base):
         # their data go to the workers that stay
         await self.scheduler_comm.retire_workers(names=leaving)
         await self.loop.run_in_executor(None, lambda: _kill(application, leaving))
-
-
-def yarn_options(**options: Any) -> YarnOptions:
-    """:class:`YarnOptions` from keywords.
-
-    Raises:
-        ConfigError: an unknown one, with the nearest names.
-    """
-    known = [field.name for field in dataclasses.fields(YarnOptions)]
-    for name in options:
-        if name not in known:
-            hint = did_you_mean(name, known) or f" There are {', '.join(known)}."
-            raise ConfigError(f'a YarnCluster has no option "{name}".{hint}', option=name)
-    return YarnOptions(**options)
 
 
 async def _give_signs(reference: weakref.ref[Any]) -> None:

@@ -7,11 +7,12 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cosdask.cluster.yarn_compat import skein
 from cosdask.cluster.yarn_logs import application_logs, last_words
-from cosdask.cluster.yarn_spec import check_hadoop
+from cosdask.cluster.yarn_spec import JAVA_OPTIONS, check_hadoop
 from cosdask.errors import ClusterError, ConfigError, CosdaskError, DeadlineError
 from cosdask.storage import exists, filesystem
 
@@ -45,7 +46,24 @@ def yarn_client(keytab: str | None = None, principal: str | None = None) -> Any:
         # that its certificates are made on the first use
         warnings.simplefilter("ignore")
         with talking("YARN's client program"):
-            return skein().Client(keytab=keytab, principal=principal, log=False)
+            return skein().Client(keytab=keytab, principal=principal, log=False, java_options=JAVA_OPTIONS)
+
+
+@contextlib.contextmanager
+def started_beside(keytab: str | None = None, principal: str | None = None) -> Iterator[Callable[[], Any]]:
+    """Starts :func:`yarn_client` while the caller does other things, and ends it with the block.
+
+    Yields:
+        A function that waits for the client and returns it, or raises what kept it from starting.
+    """
+    check_hadoop()
+    with ThreadPoolExecutor(1, "cosdask-yarn-client") as pool:
+        starting = pool.submit(yarn_client, keytab, principal)
+        try:
+            yield starting.result
+        finally:
+            if starting.exception() is None:
+                starting.result().close()
 
 
 @contextlib.contextmanager

@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from cosdask.cluster.names import SIGN_OF_LIFE, TLS_FILES
 from cosdask.cluster.yarn_compat import skein
-from cosdask.cluster.yarn_spec import SIGN_OF_LIFE, TLS_FILES
 from cosdask.errors import DeadlineError
 
 #: seconds a worker waits for the scheduler before its container ends
@@ -93,20 +92,22 @@ class Watch:
 
 
 def _worker(tls: bool, gpu: bool) -> None:
-    """Becomes a Dask worker under its nanny, by the container's name."""
+    """Runs a Dask worker under its nanny, by the container's name, until it ends."""
+    # loaded in this process, which is spared another start of Python
+    from distributed.cli.dask_worker import main as dask_worker
+
     application = skein().ApplicationClient.from_current()
-    address = _wait_for_scheduler(application)
     here = skein().properties
-    environment = dict(os.environ)
-    if gpu and "CUDA_VISIBLE_DEVICES" not in environment:
+    claim = None
+    if gpu and "CUDA_VISIBLE_DEVICES" not in os.environ:
         from cosdask.cluster.gpus import claim_gpu
 
+        # held as long as this process lives
         claim = claim_gpu()
-        claim.keep_through_exec()
-        environment["CUDA_VISIBLE_DEVICES"] = str(claim.number)
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(claim.number)
     resources, host = here.container_resources, _host()
-    command = [
-        sys.executable, "-m", "dask", "worker", address,
+    words = [
+        _wait_for_scheduler(application),
         # scaling down ends workers by name: it must be the container's
         "--name", here.container_id,
         "--nthreads", str(resources.vcores),
@@ -118,8 +119,12 @@ def _worker(tls: bool, gpu: bool) -> None:
         "--death-timeout", str(_DEATH_TIMEOUT),
         *_tls_words(tls),
     ]  # fmt: skip
-    print(" ".join(command), flush=True)
-    os.execve(sys.executable, command, environment)
+    print("dask worker", *words, flush=True)
+    try:
+        dask_worker(words, prog_name="dask worker")
+    finally:
+        if claim is not None:
+            claim.release()
 
 
 def _wait_for_scheduler(application: Any, deadline: float = _DEATH_TIMEOUT) -> str:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 
-from cosdask.cluster.yarn_compat import dask_yarn_core, skein
+from cosdask.cluster.names import SCHEDULER, TLS_FILES, WORKER
+from cosdask.cluster.yarn_compat import skein
 from cosdask.errors import ConfigError, did_you_mean
 from cosdask.storage import exists, local_path, missing
 
-SCHEDULER, WORKER = "dask.scheduler", "dask.worker"
-#: the scheduler's handler that a cluster object calls to show that it is there
-SIGN_OF_LIFE = "cosdask-sign-of-life"
 _PLACES = ("container", "client")
 #: Dask moves its own data to disk early, for the rank needs memory, too. It neither pauses nor ends a worker for what
 #: the process has grown to: compiled nets are memory that it knows nothing of, and YARN watches the whole container.
@@ -30,8 +28,8 @@ _MEMORY = {
 }
 #: how many times the workers of a cluster may be started again, for each worker
 _RESTARTS = 3
-#: names under which TLS files lie in a container
-TLS_FILES = {"tls_ca_file": "tls-ca.pem", "tls_cert": "tls-cert.pem", "tls_key": "tls-key.pem"}
+#: for skein's two Java programs, which live on little: the quick compiler alone halves what their start takes
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 _ENVIRONMENTS = (
     "an archive made by `cosdask package` (hdfs://..., cached by the nodes, or a local file), venv:///path, "
     "conda:///path or conda://name, python:///path/bin/python; paths must be there on every node"
@@ -106,6 +104,20 @@ class YarnOptions:
                 raise ConfigError(f'files: "{name}" is a path; names in the containers are plain', option="files")
         mebibytes(self.worker_memory, "worker_memory")
         mebibytes(self.scheduler_memory, "scheduler_memory")
+
+
+def yarn_options(**options: Any) -> YarnOptions:
+    """:class:`YarnOptions` from keywords.
+
+    Raises:
+        ConfigError: an unknown one, with the nearest names.
+    """
+    known = [option.name for option in fields(YarnOptions)]
+    for name in options:
+        if name not in known:
+            hint = did_you_mean(name, known) or f" There are {', '.join(known)}."
+            raise ConfigError(f'a YarnCluster has no option "{name}".{hint}', option=name)
+    return YarnOptions(**options)
 
 
 def mebibytes(value: str | int, option: str) -> int:
@@ -235,6 +247,7 @@ def specification(options: YarnOptions) -> Any:
         script=python.script("worker", *tls, *(["--gpu"] if options.worker_gpus else [])),
     )
     return sk.ApplicationSpec(
+        master=sk.Master(env={"JAVA_TOOL_OPTIONS": JAVA_OPTIONS}),
         name=options.name,
         queue=options.queue,
         user=options.user,
@@ -284,7 +297,7 @@ def check_hadoop() -> None:
         )
     if shutil.which("yarn") is None:
         raise ConfigError("there is no yarn command on PATH; it comes with Hadoop's client (bin/yarn)")
-    dask_yarn_core()
+    skein()
 
 
 def hadoop_setting(file: str, name: str) -> str:

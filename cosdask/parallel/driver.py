@@ -17,6 +17,7 @@ from cosdask.config import Config
 from cosdask.errors import ConfigError, GroupError
 from cosdask.nn import allow_python_layers
 from cosdask.parallel import evaluate, features, prepare
+from cosdask.parallel.contained import absolute, self_contained
 from cosdask.parallel.frame_input import (
     FrameInput,
     Reads,
@@ -27,7 +28,15 @@ from cosdask.parallel.frame_input import (
     given_spec,
     train_reads,
 )
-from cosdask.parallel.group import Member, check_data, check_free, results_of, scheduler_address, wait_for_members
+from cosdask.parallel.group import (
+    Member,
+    check_data,
+    check_free,
+    results_of,
+    scheduler_address,
+    spares_ahead,
+    wait_for_members,
+)
 from cosdask.parallel.job import JOB_OPTIONS, Job
 from cosdask.parallel.locality import Arrangement, Locality, arranged
 from cosdask.parallel.plugins import dump_plugins
@@ -142,21 +151,22 @@ class CaffeOnDask:
     def _train(self, client: Client, source: Any, validation: Any, validate: bool) -> TrainResult:
         config = self.config
         config.check("train")
-        param = prepare.self_contained(self._solver(), config.conf, config.model)
+        param = self_contained(self._solver(), config.conf, config.model)
         param.random_seed = solver_seed(param, config.seed)
         if not validate:
             param.test_interval = 0
-        folder = RunFolder(run_folder_for(prepare.absolute(config.model)))
+        folder = RunFolder(run_folder_for(absolute(config.model)))
         members = self._members(client)
         # a run that its client left may still be going on, and writes one more snapshot when told to end
-        check_free(client, members, take_over=prepare.absolute(config.model) if config.resume else "")
+        check_free(client, members, take_over=absolute(config.model) if config.resume else "")
         order = None
         if config.resume:
             config, param.random_seed = _resumed(config, folder)
             order = folder.read_run()["source"].get("table", {}).get("pieces")
         factor = scale(param, config, len(members) * config.devices)
         with RunInputs() as inputs:
-            job, members = self._job(client, config, param, members, source, validation, validate, inputs, order)
+            with spares_ahead(client, members, config.threads or 0):
+                job, members = self._job(client, config, param, members, source, validation, validate, inputs, order)
             job = replace(job, lr_scale=factor)
             if not self.config.resume:
                 folder.reset()
@@ -207,7 +217,7 @@ class CaffeOnDask:
             return inputs.given[phase].spec(members)
 
         given = given_rows(source, "TRAIN", train_reads(config.devices), order)
-        weights = ",".join(prepare.absolute(path.strip()) for path in config.weights.split(",") if path.strip())
+        weights = ",".join(absolute(path.strip()) for path in config.weights.split(",") if path.strip())
         inspection = client.submit(
             prepare.inspect_training,
             solver,
@@ -231,13 +241,13 @@ class CaffeOnDask:
             solver=solver,
             source=found["source"],
             test_sources=tests,
-            model=prepare.absolute(config.model),
+            model=absolute(config.model),
             seed=param.random_seed,
             world=len(members),
             members=[member.as_dict() for member in members],
             threads=[config.threads or member.threads for member in members],
             weights=weights,
-            snapshot=prepare.absolute(config.snapshot),
+            snapshot=absolute(config.snapshot),
             validate=validate and bool(tests),
             deadline=config.worker_deadline,
             plugins=dump_plugins(),
@@ -278,11 +288,11 @@ class CaffeOnDask:
         return features.features(evaluation, names, workers)
 
     def _solver_text(self) -> str:
-        return to_text(prepare.self_contained(self._solver(), self.config.conf, ""))
+        return to_text(self_contained(self._solver(), self.config.conf, ""))
 
     def _evaluation(self, client: Client, source: Any) -> evaluate.Evaluation:
         """The TEST net with its weights and rows; ``source`` may be a specification already."""
-        solver, model = self._solver_text(), prepare.absolute(self.config.model)
+        solver, model = self._solver_text(), absolute(self.config.model)
         options, precision = source_options(self.config), self.config.precision
         spec = source if isinstance(source, dict) else source_spec(client, source, solver, "TEST", options)
         inspection = client.submit(

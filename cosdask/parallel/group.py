@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +175,24 @@ def revive(client: Client, address: str) -> bool:
     except (ValueError, TimeoutError, OSError):
         return False  # it has no nanny, or that is as silent as the worker
     return done.get(address) == "OK"
+
+
+@contextlib.contextmanager
+def spares_ahead(client: Client, members: list[Member], threads: int) -> Iterator[None]:
+    """The members' ranks load what they need while the block gets their job ready; where it fails, they end.
+
+    Args:
+        client: connected to the cluster.
+        members: the workers to use, in any order.
+        threads: of each rank; 0: as many as its worker has.
+    """
+    wanted = {member.address: threads or member.threads for member in members}
+    ask_workers(client, list(wanted), link.spare_ahead, wanted)
+    try:
+        yield
+    except BaseException:
+        end_spares(client, members, "")
+        raise
 
 
 def end_spares(client: Client, members: list[Member], run_id: str) -> None:

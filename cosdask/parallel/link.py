@@ -194,11 +194,22 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
 
 def _begin(job: Job, rank: int, folder: str) -> LiveRank:
     """A rank's process, with its job: the spare where there is one."""
-    found = _spares.take(rank, job.threads[rank])
+    found = _spares.take(job.threads[rank])
     if found is None:
         log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by run_rank
-        found = spares.start(rank, job.threads[rank], log), log
+        found = spares.start(job.threads[rank], log), log
     return LiveRank(job, rank, *found)
+
+
+def spare_ahead(threads: dict[str, int], dask_worker: Any = None) -> None:
+    """A run is about to begin: a process for this worker's rank loads what it needs meanwhile.
+
+    Args:
+        threads: of each worker's rank, by the worker's address.
+        dask_worker: this worker; Dask gives it.
+    """
+    if _live is None:
+        _spares.prepare(threads[dask_worker.address], dask_worker.local_directory)
 
 
 def end_spare(run_id: str) -> None:
@@ -209,7 +220,7 @@ def end_spare(run_id: str) -> None:
 
 def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
     """Pass the rank's events on until it ends."""
-    live.command(live.job.to_json())
+    live.command(f"{live.rank} {time.time()} {live.job.to_json()}")
     watching = threading.Event()
     stepping = 0.0
     watcher = threading.Thread(target=_watch, args=(live, watching), name="rank-watch", daemon=True)
@@ -222,7 +233,7 @@ def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
             live.note(message.get("steps", live.steps))
             stepping = stepping or (live.sign if live.steps > 0 else 0.0)
             if stepping and live.sign - stepping > SPARE_AFTER:
-                _spares.prepare(live.rank, live.job.threads[live.rank], worker.local_directory)
+                _spares.prepare(live.job.threads[live.rank], worker.local_directory)
             if message["kind"] == "event":
                 worker.log_event(live.job.topic, message["event"])
             elif message["kind"] != "sign":

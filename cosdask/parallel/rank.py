@@ -1,7 +1,7 @@
 """The child process of a Dask worker that is one rank of a group.
 
-It reads its job as the first line of standard input and commands after that, writes events and its result to standard
-output as JSON lines, and ends when its parent does. Whatever else prints goes to standard error.
+It reads its rank and its job as the first line of standard input and commands after that, writes events and its result
+to standard output as JSON lines, and ends when its parent does. Whatever else prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from typing import IO, TYPE_CHECKING, Any
 
@@ -52,21 +53,25 @@ def main() -> None:
     # Ctrl-C in a terminal reaches every process; the driver decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    rank = int(sys.argv[1])
     _call_it("cosdask-spare")
     signs = Signs(outlet)
     # before the job is there: a spare waits with all imports done
     from cosdask.parallel import trainer  # noqa: F401
 
+    imported = time.time()
     signs.quiet = True
-    text = sys.stdin.readline()
-    if not text:
+    line = sys.stdin.readline()
+    if not line:
         return  # nobody needs this spare any more
+    number, sent, text = line.split(" ", 2)
+    rank = int(number)
     _call_it(f"cosdask-rank-{rank}")
     signs.quiet = False
     job = Job.from_json(text)
+    # a process that was started ahead has them behind it
+    starting = {"imports": max(0.0, imported - float(sent))}
     try:
-        result = _train(job, rank, outlet, signs)
+        result = _train(job, rank, outlet, signs, starting)
     except BaseException as error:
         outlet.send(kind="error", **_described(error))
         # the others may be gone: leaving the group in step with them could wait for ever
@@ -126,7 +131,7 @@ class Signs:
             self._outlet.send(kind="sign", steps=self._trainer.engine.work if self._trainer else -1)
 
 
-def _train(job: Job, rank: int, outlet: Outlet, signs: Signs) -> dict[str, Any]:
+def _train(job: Job, rank: int, outlet: Outlet, signs: Signs, starting: dict[str, float]) -> dict[str, Any]:
     # JAX comes in here, after the environment (threads, visible devices) is what the parent made it
     import jax
 
@@ -136,9 +141,11 @@ def _train(job: Job, rank: int, outlet: Outlet, signs: Signs) -> dict[str, Any]:
     host = job.members[rank]["host"]
     # on CPUs devices are a number that is chosen; GPUs are as many as there are
     jax.config.update("jax_num_cpu_devices", job.devices)
+    began = time.time()
     if job.world > 1:
         compat.join_group(job.coordinator, job.world, rank, host, job.deadline, 2 * job.rank_silence)
-    trainer = Trainer(job, rank, lambda record: outlet.send(kind="event", event=record))
+    starting["group"] = time.time() - began
+    trainer = Trainer(job, rank, lambda record: outlet.send(kind="event", event=record), starting)
     signs.of(trainer)
     _listen(trainer)
     result = trainer.run()

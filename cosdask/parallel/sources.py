@@ -11,9 +11,9 @@ from distributed import Client
 from cosdask.config import Config
 from cosdask.data import CosFrameSource, FrameSource, Source, is_data_layer, open_source
 from cosdask.errors import ConfigError, DataError
+from cosdask.parallel.contained import absolute
 from cosdask.parallel.counting import counted
 from cosdask.parallel.group import results_of
-from cosdask.parallel.prepare import absolute
 from cosdask.proto import caffe_pb2, parse_solver
 from cosdask.solver.nets import test_nets, train_net
 

@@ -1,7 +1,8 @@
-"""A spare process beside a rank: started ahead, its imports done, so that the next group begins sooner after a death.
+"""A process for a rank, started ahead, its imports done, so that a group begins sooner.
 
-Importing JAX and the rest takes a rank longer than all that follows. A spare waits for its job and is worth its memory
-(some 200 MB) only to a run that has lasted a while, so none is started before.
+Importing JAX and the rest takes a rank longer than all that follows. For the first group it happens while nets and rows
+are looked at; for the next one, after a death, beside the rank that lives. There a spare is worth its memory (some
+200 MB) only to a run that has lasted a while, so none is started before.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def environment(threads: int) -> Environment:
     return found
 
 
-def start(rank: int, threads: int, log: IO[bytes]) -> Process:
+def start(threads: int, log: IO[bytes]) -> Process:
     """Start a rank's process from this thread: it dies with the thread that started it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "cosdask.parallel.rank", str(rank)],
+        [sys.executable, "-m", "cosdask.parallel.rank"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -53,19 +54,19 @@ class Spares:
     def __init__(self) -> None:
         # one thread that lives as long as the worker: a rank dies with the thread that started it
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="spare-rank")
-        self._spare: tuple[tuple[int, int], Future[tuple[Process, IO[bytes]]]] | None = None
+        self._spare: tuple[int, Future[tuple[Process, IO[bytes]]]] | None = None
 
-    def prepare(self, rank: int, threads: int, folder: str) -> None:
-        """Start a spare for a rank, where there is none."""
+    def prepare(self, threads: int, folder: str) -> None:
+        """Start a spare for a rank of so many threads, where there is none."""
         if self._spare is None:
-            self._spare = (rank, threads), self._starter.submit(_open, rank, threads, folder)
+            self._spare = threads, self._starter.submit(_open, threads, folder)
 
-    def take(self, rank: int, threads: int) -> tuple[Process, IO[bytes]] | None:
-        """The spare, where it is for this rank and lives; the caller ends it and closes its log."""
+    def take(self, threads: int) -> tuple[Process, IO[bytes]] | None:
+        """The spare, where it has so many threads and lives; the caller ends it and closes its log."""
         if self._spare is None:
             return None
-        key, future = self._spare
-        if key != (rank, threads):
+        found, future = self._spare
+        if found != threads:
             self.end()
             return None
         self._spare = None
@@ -83,9 +84,9 @@ class Spares:
             _close(*future.result())
 
 
-def _open(rank: int, threads: int, folder: str) -> tuple[Process, IO[bytes]]:
+def _open(threads: int, folder: str) -> tuple[Process, IO[bytes]]:
     log: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed with the process
-    return start(rank, threads, log), log
+    return start(threads, log), log
 
 
 def end(process: Process) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,12 +43,21 @@ def devices_by_rank(found: Sequence[Any], world: int, each: int) -> list[Any]:
 
 
 class Trainer:
-    """Builds a rank's engine from its job, runs it, and tells what happens."""
+    """Builds a rank's engine from its job, runs it, and tells what happens.
 
-    def __init__(self, job: Job, rank: int, send: Callable[[dict[str, Any]], None]) -> None:
+    Args:
+        job: what to train.
+        rank: which of its ranks this is.
+        send: called with the record of each event.
+        starting: seconds that the parts of the start took so far, for :class:`~cosdask.events.RunStarted`.
+    """
+
+    def __init__(
+        self, job: Job, rank: int, send: Callable[[dict[str, Any]], None], starting: Mapping[str, float] | None = None
+    ) -> None:
         load_plugins(job.plugins)
         self.job, self.rank, self._send = job, rank, send
-        self._began = time.time()
+        self._began, self._starting = time.time(), dict(starting or {})
         param = parse_solver(job.solver)
         devices = devices_by_rank(jax.devices(), job.world, job.devices)
         per_process = job.devices
@@ -147,6 +156,7 @@ class Trainer:
             display=param.display,
             local_share=job.locality.get("share"),
             locality_problem=job.locality.get("problem", ""),
+            starting={**self._starting, "net": time.time() - self._began},
         )
 
     def emit(self, event: Event) -> None:

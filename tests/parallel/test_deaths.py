@@ -25,8 +25,8 @@ def kill_a_rank(number: int) -> Callable[[], None]:
     """End a rank's process without warning."""
 
     def act() -> None:
-        found = {int(process.cmdline()[-1]): process for process in ranks_alive()}
-        found[number].kill()
+        found = {process.name(): process for process in ranks_alive()}
+        found[f"cosdask-rank-{number}"].kill()
 
     return act
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest_parallel import config
 from distributed import Client
@@ -20,7 +22,7 @@ from problems import DROPOUT, Problem, digits
 
 import cosdask
 from cosdask.data import write_lmdb
-from cosdask.errors import ConfigError, DataError, DeadlineError, GroupError
+from cosdask.errors import ConfigError, CosdaskError, DataError, DeadlineError, GroupError
 from cosdask.events import Event, Progress, RunEnded, RunStarted, Validation
 from cosdask.storage import RunFolder
 
@@ -84,6 +86,9 @@ def test_train_tells_and_keeps_what_it_does(client: Client, problem: Callable[..
     (started,) = listener.of(RunStarted)
     assert (started.workers, started.batch_per_device, started.effective_batch, started.rows) == (3, 8, 24, 50)
     assert started.epochs == pytest.approx(9 * 24 / 50)
+    # the parts of a rank's start, which a benchmark adds up
+    assert list(started.starting) == ["imports", "group", "net"] and min(started.starting.values()) >= 0
+    assert started.starting["net"] > 0
     assert {0, 4, 8} <= {event.iteration for event in listener.of(Progress) if event.rank == 0}
     assert {0, 4, 8} <= set(result.history["iteration"])
     assert result.history["loss"].notna().all()
@@ -102,6 +107,17 @@ def test_train_tells_and_keeps_what_it_does(client: Client, problem: Callable[..
     blobs = result.params
     assert blobs["conv1"][0].shape == (6, 1, 3, 3)
     json.dumps(run)
+
+
+def test_a_training_that_is_refused_leaves_no_process(client: Client, problem: Callable[..., Problem]) -> None:
+    """The ranks' processes load while nets and rows are looked at; where those are wrong, they end at once."""
+    made = problem(rows=20)
+    shutil.rmtree(made.folder / "train_lmdb")
+    with pytest.raises(CosdaskError, match="train_lmdb"):
+        cosdask.CaffeOnDask(client, config(made)).train()
+    family = psutil.Process().children(recursive=True)
+    left = [process for process in family if "cosdask.parallel.rank" in " ".join(process.cmdline())]
+    assert not psutil.wait_procs(left, timeout=5)[1]
 
 
 def test_tasks_grow_with_workers_not_iterations(client: Client, problem: Callable[..., Problem]) -> None:

@@ -28,7 +28,7 @@ SETTINGS = "max_iter: 40 snapshot: 15 display: 1 test_interval: 10 test_iter: 2"
 
 def rank(number: int) -> psutil.Process:
     """The process of a rank."""
-    return next(process for process in ranks_alive() if int(process.cmdline()[-1]) == number)
+    return next(process for process in ranks_alive() if process.name() == f"cosdask-rank-{number}")
 
 
 @pytest.fixture(scope="module")
