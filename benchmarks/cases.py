@@ -154,6 +154,18 @@ CASES = (
         goal=0.8,
     ),
     Case(
+        name="jpeg_parquet_hdfs",
+        title="JPEG 256 x 256 in parquet to 227 x 227 crops, 64 rows: feed from HDFS / feed from a local file",
+        net="jpeg_parquet",
+        ours="benchmarks.side_feed_hdfs",
+        other="benchmarks.side_feed",
+        batch=64,
+        steps=80,
+        chunk=10,
+        warmup=16,
+        goal=0.85,
+    ),
+    Case(
         name="raw",
         title="Raw Datums of 3 x 256 x 256 in LMDB to 227 x 227 crops, 64 rows: feed / bare cursor that copies them",
         net="raw",

@@ -1,4 +1,4 @@
-"""A filesystem that counts the bytes it gives: ``counted:///folder/file`` is the local file of that name."""
+"""Filesystems that count the bytes they give: local files as ``counted:///folder/file``, and HDFS itself."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LOCK = threading.Lock()
 
 
 class CountedFile:
-    """A local file that reports what is read of it."""
+    """A file that reports what is read of it."""
 
-    def __init__(self, file: Any, filesystem: CountedFileSystem) -> None:
-        self._file, self._filesystem = file, filesystem
+    def __init__(self, file: Any) -> None:
+        self._file = file
 
     def read(self, size: int = -1) -> bytes:
         """As a file's; a request is counted with its bytes."""
@@ -66,9 +66,23 @@ class CountedFileSystem(LocalFileSystem):
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **keywords: Any) -> Any:
         file = super()._open(path, mode, block_size, **keywords)
-        return CountedFile(file, self) if mode == "rb" else file
+        return CountedFile(file) if mode == "rb" else file
 
 
 def register() -> None:
     """Make the scheme ``counted`` known to this process."""
     fsspec.register_implementation("counted", CountedFileSystem, clobber=True)
+
+
+def register_hdfs() -> None:
+    """Let what this process reads from HDFS be counted, too."""
+    from cosdask.storage.hdfs import Hdfs
+
+    class CountedHdfs(Hdfs):
+        """HDFS as cosdask reads it; the sums are those of :class:`CountedFileSystem`."""
+
+        def _open(self, path: str, mode: str = "rb", *arguments: Any, **keywords: Any) -> Any:
+            file = super()._open(path, mode, *arguments, **keywords)
+            return CountedFile(file) if mode == "rb" else file
+
+    fsspec.register_implementation("hdfs", CountedHdfs, clobber=True)

@@ -3,16 +3,20 @@
 Bytes are counted, not seconds, so other load on the machine does not matter. Each worker is a process of a local Dask
 cluster. First all of them count the rows, as at the start of a training; then each feeds itself one epoch of its rank,
 in storage order, and one shuffled.
-The LMDB is a local file under a scheme of its own (:mod:`benchmarks.counted`), which cosdask takes for remote.
+The LMDB is a local file under a scheme of its own (:mod:`benchmarks.counted`), which cosdask takes for remote; with
+``--hdfs`` it lies in a real HDFS, and what its DataNodes say they sent is compared with what the workers asked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +26,22 @@ from distributed import Client
 from google.protobuf import text_format
 
 import cosdask
-from benchmarks.counted import CountedFileSystem, register
+from benchmarks.counted import CountedFileSystem, register, register_hdfs
+from benchmarks.hadoop import bytes_sent, hadoop
 from benchmarks.run import machine_facts
 from cosdask.data import RowPlan, Source, open_source
 from cosdask.data.pieces import Piece, cut
 from cosdask.data.shuffle import Shuffle
 from cosdask.parallel.counting import counted
 from cosdask.proto import caffe_pb2
+from cosdask.storage import atomic_output
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _LAYER = (
     'name: "data" type: "Data" top: "data" top: "label" data_param {{ source: "{}" backend: LMDB batch_size: 256 }}'
 )
 _TRANSACTION = 10_000
+_STEPS = ("index", "epoch", "shuffled")
 
 
 def generate(folder: Path, size: int, pixels: int) -> int:
@@ -59,6 +66,8 @@ def generate(folder: Path, size: int, pixels: int) -> int:
 def begin() -> None:
     """On a worker: count bytes from zero."""
     register()
+    if os.environ.get("HADOOP_CONF_DIR"):
+        register_hdfs()
     CountedFileSystem.reset()
 
 
@@ -84,17 +93,26 @@ def feed(spec: dict[str, Any], rank: int, ranks: int, shuffled: bool) -> int:
     return rows
 
 
-def measure(folder: Path, rows: int, workers: int) -> dict[str, Any]:
-    """Count and feed one epoch; shares of the file's bytes that each worker read, and its requests."""
-    share = (folder / "data.mdb").stat().st_size / workers
+def measure(url: str, size: int, rows: int, workers: int, sent: Callable[[], int]) -> dict[str, Any]:
+    """Count and feed one epoch; shares of the file's bytes that each worker read, and its requests.
+
+    Args:
+        url: of the LMDB.
+        size: its bytes.
+        rows: how many it has.
+        workers: how many share them.
+        sent: bytes that the storage has sent so far, by its own count; what it sent for each byte asked for is noted.
+    """
+    share = size / workers
     found: dict[str, Any] = {"rows": rows, "bytes": int(share * workers)}
     with cosdask.LocalCluster(n_workers=workers, threads_per_worker=1) as cluster, Client(cluster) as client:
         client.wait_for_workers(workers, timeout=120)
         client.run(begin)
-        spec = client.submit(count, f"counted://{folder}", pure=False).result(timeout=3600)
+        before = sent()
+        spec = client.submit(count, url, pure=False).result(timeout=3600)
         addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
         _note(found, "index", client, addresses, share)
-        for name in ("epoch", "shuffled"):
+        for name in _STEPS[1:]:
             futures = [
                 client.submit(feed, spec, rank, workers, name == "shuffled", workers=[address], pure=False)
                 for rank, address in enumerate(addresses)
@@ -103,6 +121,8 @@ def measure(folder: Path, rows: int, workers: int) -> dict[str, Any]:
             if fed != rows:
                 raise RuntimeError(f"{rows} rows were written, {fed} were fed")
             _note(found, name, client, addresses, share)
+    asked = sum(sum(found[step]) for step in _STEPS) * share
+    found["sent"] = (sent() - before) / asked
     return found
 
 
@@ -117,10 +137,28 @@ def _note(found: dict[str, Any], name: str, client: Client, addresses: list[str]
 def table_row(name: str, found: dict[str, Any]) -> str:
     """The row of the Markdown table: the worker that read most counts."""
     both = max(index + epoch for index, epoch in zip(found["index"], found["epoch"], strict=True))
-    steps = ("index", "epoch", "shuffled")
-    shares = " | ".join(f"{max(found[step]):.3f}" for step in steps)
-    requests = ", ".join(str(max(found[f"{step}_requests"])) for step in steps)
-    return f"| {name}, {found['rows']:,} rows, {found['bytes'] / 1e9:.2f} GB | {shares} | {both:.3f} | {requests} |"
+    shares = " | ".join(f"{max(found[step]):.3f}" for step in _STEPS)
+    requests = ", ".join(str(max(found[f"{step}_requests"])) for step in _STEPS)
+    sent = f"{found['sent']:.3f}" if found["sent"] else "-"
+    size = f"{found['bytes'] / 1e9:.2f} GB"
+    return f"| {name}, {found['rows']:,} rows, {size} | {shares} | {both:.3f} | {requests} | {sent} |"
+
+
+def one(size: int, pixels: int, workers: int, hdfs: bool) -> dict[str, Any]:
+    """Measure an LMDB of images of ``pixels`` x ``pixels``."""
+    # A cache folder of its own, so that the rows are really counted.
+    with tempfile.TemporaryDirectory(prefix="cosdask-bench-") as folder, contextlib.ExitStack() as stack:
+        os.environ["COSDASK_CACHE_DIR"] = os.path.join(folder, "cache")
+        rows = generate(Path(folder) / "rows", size, pixels)
+        file = Path(folder) / "rows" / "data.mdb"
+        length = file.stat().st_size
+        if not hdfs:
+            return measure(f"counted://{file.parent}", length, rows, workers, lambda: 0)
+        sandbox, url = stack.enter_context(hadoop("lmdb"))
+        with atomic_output(f"{url}/data.mdb") as copy, file.open("rb") as written:
+            shutil.copyfileobj(written, copy, 8 << 20)
+        file.unlink()
+        return measure(url, length, rows, workers, lambda: bytes_sent(sandbox))
 
 
 def main() -> None:
@@ -128,17 +166,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lmdb_bytes", description=__doc__)
     parser.add_argument("--size", type=int, default=1_000_000_000, help="bytes of each LMDB (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=4, help="worker processes (default: %(default)s)")
+    parser.add_argument("--hdfs", action="store_true", help="in a real HDFS: a sandbox's (Java 17 and Maven)")
     parser.add_argument("--output", type=Path, default=_RESULTS, help="folder of the results (default: %(default)s)")
     chosen = parser.parse_args()
     now = datetime.datetime.now(datetime.UTC)
     record: dict[str, Any] = {"date": now.isoformat(timespec="seconds"), "machine": machine_facts(), "lmdb_bytes": {}}
-    print("| LMDB | index | epoch | shuffled epoch | index and epoch | requests |\n|---|---|---|---|---|---|")
+    print("| LMDB | index | epoch | shuffled epoch | index and epoch | requests | sent by the DataNodes / asked for |")
+    print("|---|---|---|---|---|---|---|")
     for name, pixels in (("28x28", 28), ("64x64", 64), ("256x256", 256)):
-        # A cache folder of its own, so that the rows are really counted.
-        with tempfile.TemporaryDirectory(prefix="cosdask-bench-") as folder:
-            os.environ["COSDASK_CACHE_DIR"] = os.path.join(folder, "cache")
-            rows = generate(Path(folder) / "rows", chosen.size, pixels)
-            found = measure(Path(folder) / "rows", rows, chosen.workers)
+        found = one(chosen.size, pixels, chosen.workers, chosen.hdfs)
         record["lmdb_bytes"][name] = found
         print(table_row(name, found), flush=True)
     chosen.output.mkdir(parents=True, exist_ok=True)

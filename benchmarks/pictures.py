@@ -62,7 +62,7 @@ def write_rows(kind: str, folder: Path) -> Path:
     return path
 
 
-def open_rows(kind: str, path: Path, batch: int) -> Source:
+def open_rows(kind: str, path: Path | str, batch: int) -> Source:
     """The source of rows that :func:`write_rows` wrote, for training with random crops and mirrors."""
     text = 'name: "data" top: "data" top: "label" transform_param { crop_size: 227 mirror: true } '
     text += _LAYERS[kind].format(path=path, batch=batch)
