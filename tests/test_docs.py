@@ -33,6 +33,15 @@ def test_every_test_in_the_tables_exists(page: str, heading: str, least: int) ->
     assert found > least
 
 
+def test_every_test_of_caffeonspark_has_ours_or_a_reason() -> None:
+    """No row of the checklist is left open."""
+    rows = PAGE.split("## The tests of CaffeOnSpark")[1].split("|---|---|")[1].strip().splitlines()
+    cells = [row.strip("| ").split(" | ") for row in rows if row.startswith("|")]
+    assert len(cells) > 20
+    for there, here in cells:
+        assert ".py" in here or here.startswith("not needed: "), there
+
+
 def test_every_rule_of_data_sources_names_a_test() -> None:
     """Each row of the tables ends with a test, or with words that say why there is none."""
     rows = [
