@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 import cosdask
 from cosdask.cli.main import main
 from cosdask.cluster.sandbox import Sandbox
 from cosdask.cluster.yarn_client import yarn_client
+from cosdask.events import Progress, Restarted
+from cosdask.storage import exists, filesystem, join
 
 #: of the solver that all trainings here use
 SETTINGS = "max_iter: 30 snapshot: 10 display: 1 test_interval: 15 test_iter: 3"
@@ -90,3 +93,78 @@ def applications_running() -> set[str]:
     """Applications that have not ended; without the one that the tests share."""
     with yarn_client() as asking:
         return {report.id for report in asking.get_applications() if "shared" not in report.tags}
+
+
+def staged() -> set[str]:
+    """Applications for which files lie in HDFS."""
+    folder = f"hdfs:///user/{os.environ['HADOOP_USER_NAME']}/.skein"
+    fs, path = filesystem(folder)
+    return {os.path.basename(name) for name in fs.ls(path, detail=False)} if exists(folder) else set()
+
+
+def in_hdfs(hadoop: Sandbox, name: str, **more: Any) -> cosdask.Config:
+    """The same job with every path in HDFS."""
+    base = hdfs_folder(hadoop)
+    return cosdask.Config(
+        **{
+            "conf": join(base, "solver.prototxt"),
+            "model": join(base, f"{name}/small.caffemodel"),
+            "progress": "none",
+            "clusterSize": 2,
+            "worker_deadline": 120,
+            **more,
+        }
+    )
+
+
+def assert_same(params: dict[str, Any], others: dict[str, Any]) -> None:
+    """Weights equal bit for bit (invariant 2)."""
+    assert list(params) == list(others)
+    for name, blobs in others.items():
+        for mine, other in zip(params[name], blobs, strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
+class Kept:
+    """A consumer that keeps all events."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def handle(self, event: Any) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def kill_rank(hadoop: Sandbox) -> None:
+    """One rank's process."""
+    ranks = [process for process in processes_of(hadoop) if "cosdask.parallel.rank" in " ".join(process.cmdline())]
+    ranks[0].kill()
+
+
+def kill_container(hadoop: Sandbox) -> None:
+    """Everything of one worker's container, as when a node's memory killer strikes."""
+    ranks = [process for process in processes_of(hadoop) if "cosdask.parallel.rank" in " ".join(process.cmdline())]
+    container = ranks[0].environ()["CONTAINER_ID"]
+    for process in processes_of(hadoop):
+        if process.environ().get("CONTAINER_ID") == container:
+            process.kill()
+
+
+class Acting:
+    """A consumer that acts once, when the first progress after an iteration is told."""
+
+    def __init__(self, act: Callable[[], None], after: int) -> None:
+        self._act, self._after, self.restarts, self.done = act, after, 0, False
+
+    def handle(self, event: Any) -> None:
+        if isinstance(event, Restarted):
+            self.restarts += 1
+        if isinstance(event, Progress) and event.iteration >= self._after and not self.done:
+            self.done = True
+            self._act()
+
+    def close(self) -> None:
+        """Nothing is held."""

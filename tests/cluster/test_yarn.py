@@ -9,22 +9,38 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest_hadoop import applications_running, containers_of, hdfs_folder, options, processes_of, until
+from conftest_hadoop import (
+    Acting,
+    Kept,
+    applications_running,
+    assert_same,
+    containers_of,
+    hdfs_folder,
+    in_hdfs,
+    kill_container,
+    kill_rank,
+    options,
+    staged,
+    until,
+)
 from distributed import Client
 
 import cosdask
 from cosdask.cluster import doctor
 from cosdask.cluster.sandbox import Sandbox
 from cosdask.cluster.sandbox_conf import SMALL_QUEUE
+from cosdask.convert import convert, open_input
 from cosdask.errors import ClusterError, ConfigError, DeadlineError, StorageError
-from cosdask.events import Progress, Restarted
-from cosdask.storage import exists, filesystem, join
+from cosdask.events import RunStarted
+from cosdask.parallel.snapshots import newest_whole
+from cosdask.proto import read_net, to_text
+from cosdask.storage import RunFolder, atomic_write, filesystem, join, read_text, run_folder_for
 from tests.cluster.needs import needs_hadoop
 from tests.parallel.problems import Problem
 
@@ -38,7 +54,7 @@ def cluster(hadoop: Sandbox) -> Iterator[Any]:
         started.wait_for_workers(2, deadline=240)
         yield started
         name = started.app_id
-    assert not exists(f"{hadoop.namenode}/user/{os.environ['HADOOP_USER_NAME']}/.skein/{name}")
+    assert name not in staged()
 
 
 @pytest.fixture
@@ -48,29 +64,6 @@ def client(cluster: Any) -> Iterator[Client]:
     with Client(cluster) as connected:
         connected.wait_for_workers(2, timeout=120)
         yield connected
-
-
-def in_hdfs(hadoop: Sandbox, name: str, **more: Any) -> cosdask.Config:
-    """The same job with every path in HDFS."""
-    base = hdfs_folder(hadoop)
-    return cosdask.Config(
-        **{
-            "conf": join(base, "solver.prototxt"),
-            "model": join(base, f"{name}/small.caffemodel"),
-            "progress": "none",
-            "clusterSize": 2,
-            "worker_deadline": 120,
-            **more,
-        }
-    )
-
-
-def assert_same(params: dict[str, Any], others: dict[str, Any]) -> None:
-    """Weights equal bit for bit (invariant 2)."""
-    assert list(params) == list(others)
-    for name, blobs in others.items():
-        for mine, other in zip(params[name], blobs, strict=True):
-            np.testing.assert_array_equal(mine, other)
 
 
 def test_every_verb_gives_what_a_local_cluster_gives(
@@ -93,6 +86,43 @@ def test_every_verb_gives_what_a_local_cluster_gives(
     assert {worker["name"] for worker in client.scheduler_info()["workers"].values()} <= _containers(job)
 
 
+@pytest.mark.long
+def test_a_run_goes_on_from_a_snapshot_in_hdfs(
+    hadoop: Sandbox, client: Client, problem: Problem, local: dict[str, Any]
+) -> None:
+    """From the state that another run left there, to the same weights; its rows are all local (invariant 4)."""
+    seen = Kept()
+    cosdask.CaffeOnDask(client, in_hdfs(hadoop, "whole"), consumers=[seen]).train()
+    # two copies of each block on two nodes: whoever reads it has it
+    assert [event.local_share for event in seen.events if isinstance(event, RunStarted)] == [1.0]
+    snapshot = join(hdfs_folder(hadoop), "whole/small_iter_20.solverstate")
+    resumed = cosdask.CaffeOnDask(client, in_hdfs(hadoop, "resumed", snapshot=snapshot)).train()
+    assert resumed.started is not None and resumed.started.start_iteration == 20
+    assert_same(resumed.params, local["params"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("form", "kind"), [("parquet", "ImageDataFrame"), ("sequence", "SeqImageDataSource")])
+def test_rows_in_other_forms_give_the_same_weights(
+    hadoop: Sandbox, client: Client, problem: Problem, local: dict[str, Any], form: str, kind: str
+) -> None:
+    """The LMDB's rows as parquet and as SequenceFiles in HDFS: the weights that the LMDB gives a LocalCluster."""
+    base = join(hdfs_folder(hadoop), form)
+    convert(open_input(str(problem.folder / "train_lmdb")), f"{base}/rows", form, parts=2)
+    net = read_net(join(hdfs_folder(hadoop), "net.prototxt"))
+    layer = net.layer[0]
+    layer.type, layer.source_class = "MemoryData", kind
+    rows = layer.memory_data_param
+    rows.source, rows.batch_size = f"{base}/rows", layer.data_param.batch_size
+    rows.channels, rows.height, rows.width = problem.images.shape[1:]
+    layer.ClearField("data_param")
+    atomic_write(f"{base}/net.prototxt", to_text(net))
+    solver = read_text(join(hdfs_folder(hadoop), "solver.prototxt"))
+    atomic_write(f"{base}/solver.prototxt", solver.replace("problem/net.prototxt", f"problem/{form}/net.prototxt"))
+    config = in_hdfs(hadoop, form, conf=f"{base}/solver.prototxt")
+    assert_same(cosdask.CaffeOnDask(client, config).train().params, local["params"])
+
+
 def _containers(job: cosdask.CaffeOnDask) -> set[str]:
     """The names that ranks went by: those of the containers."""
     return {"dask.worker_0", "dask.worker_1", *(member.worker for member in job._members(job.client))}
@@ -105,46 +135,35 @@ def _parquet(url: str) -> Any:
     return pd.concat([pd.read_parquet(fs.open(name)) for name in sorted(fs.find(path))], ignore_index=True)
 
 
-def _kill_rank(hadoop: Sandbox) -> None:
-    ranks = [process for process in processes_of(hadoop) if "cosdask.parallel.rank" in " ".join(process.cmdline())]
-    ranks[0].kill()
-
-
-def _kill_container(hadoop: Sandbox) -> None:
-    """Everything of one worker's container, as when a node's memory killer strikes."""
-    ranks = [process for process in processes_of(hadoop) if "cosdask.parallel.rank" in " ".join(process.cmdline())]
-    container = ranks[0].environ()["CONTAINER_ID"]
-    for process in processes_of(hadoop):
-        if process.environ().get("CONTAINER_ID") == container:
-            process.kill()
-
-
-class _Kills:
-    """A consumer that acts once, when the first progress after an iteration is told."""
-
-    def __init__(self, act: Callable[[], None], after: int) -> None:
-        self._act, self._after, self.restarts, self.done = act, after, 0, False
-
-    def handle(self, event: Any) -> None:
-        if isinstance(event, Restarted):
-            self.restarts += 1
-        if isinstance(event, Progress) and event.iteration >= self._after and not self.done:
-            self.done = True
-            self._act()
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
 @pytest.mark.parametrize("victim", ["rank", pytest.param("container", marks=pytest.mark.long)])
 def test_a_death_changes_nothing_but_time(
     hadoop: Sandbox, client: Client, problem: Problem, local: dict[str, Any], victim: str
 ) -> None:
     """kill -9 of a rank, and of a whole container: a new group goes on from HDFS, to the same weights (invariant 5)."""
-    kills = _Kills(lambda: {"rank": _kill_rank, "container": _kill_container}[victim](hadoop), after=12)
+    kills = Acting(lambda: {"rank": kill_rank, "container": kill_container}[victim](hadoop), after=12)
     result = cosdask.CaffeOnDask(client, in_hdfs(hadoop, victim), consumers=[kills]).train()
     assert kills.restarts == 1 and result.status == "done"
     assert_same(result.params, local["params"])
+
+
+@pytest.mark.long
+def test_a_datanode_that_dies_while_a_training_snapshots(
+    hadoop: Sandbox, client: Client, problem: Problem, local: dict[str, Any]
+) -> None:
+    """kill -9 of one of two: rows are read and snapshots written on, whole, to the same weights (invariants 5, 7)."""
+    config = in_hdfs(hadoop, "datanode")
+    kills = Acting(lambda: hadoop.kill("dn0"), after=1)
+    try:
+        result = cosdask.CaffeOnDask(client, config, consumers=[kills]).train()
+        assert kills.done and kills.restarts == 0 and result.status == "done"
+        assert_same(result.params, local["params"])
+        newest, problems = newest_whole(RunFolder(run_folder_for(config.model)))
+        assert newest is not None and newest["iteration"] == 30 and not problems
+        fs, path = filesystem(join(hdfs_folder(hadoop), "datanode"))
+        assert not [name for name in fs.find(path) if ".part" in name]
+    finally:
+        hadoop.launch("dn0")
+        hadoop.wait(90)
 
 
 def test_the_cluster_scales_comes_back_and_tells_what_it_printed(cluster: Any, client: Client) -> None:
@@ -184,19 +203,22 @@ def test_a_wrong_path_in_hdfs_is_one_clear_message(hadoop: Sandbox, client: Clie
 @pytest.mark.long
 def test_an_environment_without_cosdask_says_so(hadoop: Sandbox, tmp_path: Path) -> None:
     """The container's own last words are in the message, and nothing is left running."""
+    before = staged()
     with pytest.raises(ClusterError, match=r"No module named.*cosdask package"):
         cosdask.YarnCluster(1, **options(environment="python:///usr/bin/python3", worker_env={}))
-    assert not applications_running()
+    assert not applications_running() and staged() <= before
 
 
 @pytest.mark.long
 def test_a_queue_without_room_says_what_it_waits_for(hadoop: Sandbox) -> None:
     """It gives up at its deadline, names the queue, and takes the application back; an unknown queue is refused."""
+    before = staged()
     with pytest.raises(DeadlineError, match=rf"waits for room in the queue \S*{SMALL_QUEUE}"):
         cosdask.YarnCluster(1, **options(queue=SMALL_QUEUE, deadline=5))
     with pytest.raises((ClusterError, ConfigError), match="nosuch"):
         cosdask.YarnCluster(1, **options(queue="nosuch", deadline=60))
     until(lambda: not applications_running(), 30)
+    assert staged() <= before
 
 
 _CLIENT = """
@@ -229,3 +251,4 @@ def test_a_dead_client_leaves_nothing_running(hadoop: Sandbox) -> None:
         process.stdout.close()
     until(lambda: application not in applications_running(), 60)
     until(lambda: not containers_of(hadoop, application), 30)
+    until(lambda: application not in staged(), 30)
