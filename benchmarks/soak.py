@@ -8,6 +8,7 @@ same seed draws the same faults (their moments are the machine's).
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import secrets
@@ -19,7 +20,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import dask
 import numpy as np
 import psutil
 from distributed import Client
@@ -108,7 +108,10 @@ class Faults:
         return f"kill -9 of {name}"
 
     def _kill_all(self) -> str:
-        for process in ranks():
+        found = ranks()
+        if not found:
+            raise IndexError("no rank lives just now")
+        for process in found:
             process.kill()
         return "kill -9 of all ranks"
 
@@ -154,12 +157,12 @@ def main() -> int:
     options = parser.parse_args()
     seed = secrets.randbelow(1 << 31) if options.seed is None else options.seed
     say(f"seed {seed}")
-    # every rank that ends by a fault is an error in its worker's log, traceback and all; the restarts say it shorter
-    dask.config.set({"logging.distributed": "critical"})
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         solver = inputs.write_inputs("lenet", Path(folder), batch=16, iterations=options.iterations)
-        with cosdask.LocalCluster(n_workers=WORKERS, threads_per_worker=1) as cluster, Client(cluster) as client:
+        # a rank's end is an error in its worker's log, traceback and all; the restarts say it in a line
+        quiet = {"silence_logs": logging.CRITICAL}
+        with cosdask.LocalCluster(WORKERS, threads_per_worker=1, **quiet) as cluster, Client(cluster) as client:
             whole = train(client, solver, Path(folder) / "whole.caffemodel", [])
             faults = Faults(options.faults, seed, client)
             found = train(client, solver, Path(folder) / "shaken.caffemodel", [faults])
