@@ -101,7 +101,7 @@ def rank(number: int, world: int, coordinator: str, repetitions: int, wire: str)
     from cosdask.parallel import compat
     from cosdask.parallel.exchange import AXIS, average
 
-    compat.join_group(coordinator, world, number, HOST, DEADLINE)
+    compat.join_group(coordinator, number, [HOST] * world, DEADLINE)
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
 
     def exchange(leaves: list[Any]) -> list[Any]:

@@ -161,6 +161,9 @@ class Config:
     worker_silence: float = _option(
         60.0, _seconds, "seconds without a sign of life after which a worker counts as lost", minimum=1
     )
+    interface: str = _option(
+        "", _text, "network interface, or network as in 10.1.0.0/16, on which ranks meet; else Dask's", metavar="NAME"
+    )
     rank_silence: float = _option(
         30.0, _seconds, "seconds without a sign of life after which a rank is ended as hung", minimum=1
     )

@@ -122,6 +122,11 @@ class Progress(Event):
         communication_share: part spent exchanging gradients.
         outputs: the net's outputs in Caffe's order.
         loss_weights: weights of those outputs that count in the loss.
+        rank_loss: the loss over the rank's own devices; None where there is but one rank.
+        gradient_norm: L2 norm of the mean gradient before clipping and weight decay, of this iteration or of the last
+            before it that was looked at (each that is displayed, and every tenth); None where it is not known.
+        busy_seconds: seconds an iteration that the rank's threads ran, waited for a processor, or waited for rows; what
+            is left out is waiting for the others. None where the system does not tell.
     """
 
     kind: str = dataclasses.field(default="progress", init=False)
@@ -137,6 +142,9 @@ class Progress(Event):
     outputs: dict[str, Output] = dataclasses.field(default_factory=dict)
     loss_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     smoothed_loss: float | None = None
+    rank_loss: float | None = None
+    gradient_norm: float | None = None
+    busy_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

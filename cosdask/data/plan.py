@@ -8,6 +8,7 @@ the epochs every rank gets them in turn and none runs ahead. With shuffling thes
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,6 +38,9 @@ class RowPlan:
         rows: rows of the source.
         ranks: how many ranks share them.
         shuffle: the order of each epoch; None for storage order.
+        left: what ranks of another number left unread of the epochs that they began; it is read first.
+        first_epoch: the epoch that follows.
+        origin: the position in a rank's stream at which this plan begins; see :meth:`after`.
 
     Raises:
         DataError: no rows.
@@ -51,6 +55,9 @@ class RowPlan:
     rows: int
     ranks: int
     shuffle: Shuffle | None = None
+    left: tuple[Segment, ...] = ()
+    first_epoch: int = 0
+    origin: int = 0
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -71,8 +78,50 @@ class RowPlan:
         start = rank * base + before
         return Segment(epoch, start, start + base + own)
 
+    def after(self, position: int, ranks: int, origin: int) -> RowPlan:
+        """The plan of another number of ranks that take over.
+
+        What is left of the epochs that were begun is divided among them evenly, so that every row still counts once in
+        each epoch; whole epochs follow.
+
+        Args:
+            position: rows that each rank of this plan has read.
+            ranks: how many go on.
+            origin: the position that their streams then count from: their rows an iteration times the iteration.
+
+        Example:
+            >>> plan = RowPlan(rows=12, ranks=3).after(position=2, ranks=2, origin=2)
+            >>> plan.segments(rank=0, first=2, count=4)
+            [Segment(epoch=0, start=2, stop=4), Segment(epoch=0, start=6, stop=7), Segment(epoch=1, start=0, stop=1)]
+        """
+        begun = self.first_epoch - 1
+        if position > self.origin:
+            begun = max(begun, *(self._epoch_of(rank, position - 1) for rank in range(self.ranks)))
+        left: list[Segment] = []
+        for rank in range(self.ranks):
+            left += itertools.takewhile(lambda segment: segment.epoch <= begun, self.stream(rank, position))
+        whole = tuple(sorted(left, key=lambda segment: (segment.epoch, segment.start)))
+        return RowPlan(self.rows, ranks, self.shuffle, whole, begun + 1, origin)
+
+    def _epoch_of(self, rank: int, position: int) -> int:
+        return next(self.stream(rank, position)).epoch
+
+    def _left(self, rank: int) -> list[Segment]:
+        """A rank's part of what was left: contiguous, and of a size that differs by one at most."""
+        rows = sum(segment.rows for segment in self.left)
+        skip, found = rank * rows // self.ranks, []
+        count = (rank + 1) * rows // self.ranks - skip
+        for segment in self.left:
+            start = segment.start + min(skip, segment.rows)
+            stop = min(segment.stop, start + count)
+            skip -= start - segment.start
+            count -= stop - start
+            if stop > start:
+                found.append(Segment(segment.epoch, start, stop))
+        return found
+
     def position(self, rank: int, epoch: int) -> int:
-        """How many rows ``rank`` has read when ``epoch`` begins."""
+        """How many rows ``rank`` has read when ``epoch`` begins, were there no other epochs before."""
         base, extra = divmod(self.rows, self.ranks)
         # Larger ranges are dealt out one after the other: the i-th of all goes to rank i mod N.
         return epoch * base + (epoch * extra + self.ranks - 1 - rank) // self.ranks
@@ -93,6 +142,15 @@ class RowPlan:
         """The endless stream of a rank from position ``first`` on, in the largest pieces."""
         if not 0 <= rank < self.ranks:
             raise ConfigError(f"rank {rank} of {self.ranks}: ranks are 0 to {self.ranks - 1}", rank=rank)
+        if first < self.origin:
+            raise ConfigError(f"position {first} lies before the plan's begin at {self.origin}", rank=rank)
+        first -= self.origin
+        for segment in self._left(rank):
+            if segment.rows > first:
+                yield Segment(segment.epoch, segment.start + first, segment.stop)
+            first = max(0, first - segment.rows)
+        # counted as if the epochs before had been read by these ranks
+        first += self.position(rank, self.first_epoch)
         epoch = self.epoch_at(rank, first)
         skip = first - self.position(rank, epoch)
         while True:

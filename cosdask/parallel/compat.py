@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,21 +23,22 @@ from cosdask.errors import DeadlineError, GroupError
 _TRY, _PAUSE = 1.0, 0.01
 
 
-def join_group(coordinator: str, world: int, process: int, host: str, deadline: float, heartbeat: float = 10.0) -> None:
+def join_group(coordinator: str, process: int, hosts: Sequence[str], deadline: float, heartbeat: float = 10.0) -> None:
     """Join the other processes of the group; must come before the first use of JAX's devices.
 
     Args:
         coordinator: ``host:port`` on which process 0 listens.
-        world: number of processes.
         process: this one's number.
-        host: the address at which the others reach this process.
-        deadline: seconds to wait for the others.
+        hosts: the address at which the others reach each process.
+        deadline: seconds to wait for the others; JAX's own client aborts the process then, so a caller that wants to
+            say more keeps a deadline of its own that comes before.
         heartbeat: seconds after which a silent process counts as dead.
 
     Raises:
         DeadlineError: where not all processes came in time.
         GroupError: where the coordinator cannot be reached or its port is taken.
     """
+    world, host = len(hosts), hosts[process]
     _listen_on(host)
     _keep_programs_of_every_process()
     left = deadline if process == 0 else _wait_for_listener(coordinator, deadline)

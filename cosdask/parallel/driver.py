@@ -32,12 +32,13 @@ from cosdask.parallel.group import (
     Member,
     check_data,
     check_free,
+    on_interface,
     results_of,
     scheduler_address,
     spares_ahead,
     wait_for_members,
 )
-from cosdask.parallel.job import JOB_OPTIONS, Job
+from cosdask.parallel.job import JOB_OPTIONS, Job, regrouped
 from cosdask.parallel.locality import Arrangement, Locality, arranged
 from cosdask.parallel.plugins import dump_plugins
 from cosdask.parallel.recovery import Recovery
@@ -52,10 +53,6 @@ from cosdask.storage import RunFolder, join, run_folder_for
 from cosdask.view import Consumer, TensorBoard, default_consumers
 
 Result = TypeVar("Result")
-#: seconds to wait for the last event once the ranks have ended
-_LAST_EVENT = 30.0
-#: generations without progress after which a run ends
-FRUITLESS = 3
 
 
 class CaffeOnDask:
@@ -156,7 +153,7 @@ class CaffeOnDask:
         if not validate:
             param.test_interval = 0
         folder = RunFolder(run_folder_for(absolute(config.model)))
-        members = self._members(client)
+        members = on_interface(client, self._members(client), config.interface)
         # a run that its client left may still be going on, and writes one more snapshot when told to end
         check_free(client, members, take_over=absolute(config.model) if config.resume else "")
         order = None
@@ -168,14 +165,21 @@ class CaffeOnDask:
             with spares_ahead(client, members, config.threads or 0):
                 job, members = self._job(client, config, param, members, source, validation, validate, inputs, order)
             job = replace(job, lr_scale=factor)
+            if self.config.resume and job.groups:
+                job = replace(job, groups=_resumed_groups(folder, job))
             if not self.config.resume:
                 folder.reset()
             folder.write_run(_run_description(config, job, members))
             run = Run(client, job.topic, folder, self._listeners(folder))
             with run:
                 arrange = partial(_arranged, client, config, inputs.locality)
-                Recovery(client, config, job, members, run, inputs.ready, arrange).to_the_end()
-                run.wait_for_end()
+                try:
+                    Recovery(client, config, job, members, run, inputs.ready, arrange).to_the_end()
+                    run.wait_for_end()
+                except BaseException as error:
+                    run.conclude(error)
+                    raise
+                run.conclude()
         result = run.record.result(job.solver, job.model, folder.url)
         result.stopped_early = run.early
         if result.status != "done":
@@ -232,7 +236,7 @@ class CaffeOnDask:
         inputs.locality = Locality.from_json(found["places"])
         placed = _arranged(client, config, inputs.locality, members)
         members = placed.members
-        tests = found["tests"]
+        tests, rows_each = found["tests"], found["batch"] * param.iter_size
         if validate and validation is not None:
             tests = [given_rows(validation, "TEST", all_reads)]
         check_data(client, members, [found["source"], *tests])
@@ -252,6 +256,8 @@ class CaffeOnDask:
             deadline=config.worker_deadline,
             plugins=dump_plugins(),
             locality=placed.as_dict(),
+            # the rows of a dataframe were brought to the ranks that read them, epoch by epoch
+            groups=[] if found["source"].get("table") else [[0, len(members) * config.devices, rows_each]],
             **{name: getattr(config, name) for name in JOB_OPTIONS},
         )
         return job, members
@@ -322,6 +328,14 @@ def _resumed(config: Config, folder: RunFolder) -> tuple[Config, int]:
     return Config.from_dict(options), run["seed"]
 
 
+def _resumed_groups(folder: RunFolder, job: Job) -> list[list[int]]:
+    """The sizes that the group has had before and has now, of a run that is taken up."""
+    newest, _ = newest_whole(folder)
+    ((_, devices, rows),) = job.groups
+    before = folder.read_run().get("groups", [])
+    return regrouped(before, newest["iteration"] if newest else 0, devices, rows)
+
+
 def _newest_state(folder: RunFolder) -> str:
     """The state of the newest whole snapshot of a run."""
     found, problems = newest_whole(folder)
@@ -351,6 +365,7 @@ def _run_description(config: Config, job: Job, members: list[Member]) -> dict[st
         "ranks": job.members,
         "threads": job.threads,
         "shuffle": config.shuffle,
+        "groups": job.groups,
         "rows": sum(block[0] for block in job.source["index"]["blocks"]) if "index" in job.source else None,
         "source": job.source,
         "solver": job.solver,

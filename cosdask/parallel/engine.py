@@ -77,6 +77,7 @@ class GroupEngine(Engine):
         self._stop_asked = 0.0
         self.stopped: Stop | None = None
         self._stops: deque[Any] = deque()
+        self._own_losses: Any = None
         super().__init__(*arguments, **keywords)
 
     # -- placing arrays ----------------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ class GroupEngine(Engine):
             found = functions.gradient(params, raw, batch, lax.axis_index(AXIS).astype(jnp.uint32))
             return found._replace(outputs={name: found.outputs[name] for name in found.outputs if name in summed})
 
-        def finish(state: State, found: Gradient, rate: Any, step: Any, stop: Any) -> tuple[State, Metrics, Any]:
+        def finish(state: State, found: Gradient, rate: Any, step: Any, stop: Any, look: Any) -> Any:
             asked = stop.sum().astype(jnp.float32)
             if self._wire is None:
                 mean, stops = average((found, asked), self.mesh.size)
@@ -115,11 +116,13 @@ class GroupEngine(Engine):
                 # only gradients lose bits; everything else, running sums too, travels whole
                 mean, stops = average((found._replace(grads={}), asked), self.mesh.size)
                 mean = mean._replace(grads=average(found.grads, self.mesh.size, self._wire))
-            shown = Metrics(mean.loss / jnp.float32(iter_size), mean.last_loss, mean.outputs)
-            return functions.update(state, mean, rate, step), shown, stops
+            norm = functions.norm(mean.grads, look)
+            shown = Metrics(mean.loss / jnp.float32(iter_size), mean.last_loss, mean.outputs, norm)
+            own = found.loss[None] / jnp.float32(iter_size)
+            return functions.update(state, mean, rate, step), shown, stops, own
 
-        def fused(state: State, raw: Raw, batch: Any, rate: Any, step: Any, stop: Any) -> Any:
-            return finish(state, gradient(state.params, raw, batch), rate, step, stop)
+        def fused(state: State, raw: Raw, batch: Any, rate: Any, step: Any, stop: Any, look: Any) -> Any:
+            return finish(state, gradient(state.params, raw, batch), rate, step, stop, look)
 
         def first(params: Params, raw: Raw, batch: Any) -> Gradient:
             return _stacked(gradient(params, raw, batch))
@@ -128,14 +131,15 @@ class GroupEngine(Engine):
             before = _unstacked(total)
             return _stacked(add_gradients(before, gradient({**params, **before.sums}, raw, batch)))
 
-        def last(state: State, total: Gradient, rate: Any, step: Any, stop: Any) -> Any:
-            return finish(state, _unstacked(total), rate, step, stop)
+        def last(state: State, total: Gradient, rate: Any, step: Any, stop: Any, look: Any) -> Any:
+            return finish(state, _unstacked(total), rate, step, stop, look)
 
         whole, split = P(), P(AXIS)
-        self._group_fused = self._mapped(fused, (whole, split, whole, whole, whole, split), whole, [0])
+        done = (whole, whole, whole, split)
+        self._group_fused = self._mapped(fused, (whole, split, whole, whole, whole, split, whole), done, [0])
         self._group_first = self._mapped(first, (whole, split, whole), split, [])
         self._group_more = self._mapped(more, (whole, split, split, whole), split, [1])
-        self._group_last = self._mapped(last, (whole, split, whole, whole, split), whole, [0])
+        self._group_last = self._mapped(last, (whole, split, whole, whole, split, whole), done, [0])
         self._sum = self._mapped(lambda values: lax.psum(values, AXIS)[0], (split,), whole, [])
 
     def _mapped(self, function: Callable[..., Any], inputs: Any, outputs: Any, donate: list[int]) -> Any:
@@ -148,13 +152,13 @@ class GroupEngine(Engine):
         stop = self._split([np.array([self._stop_asked], np.float32)] * len(batches))
         raws = [self._global([rank[i] for rank in batches]) for i in range(count)]
         if count == 1:
-            done = self._group_fused(self.state, raws[0], np.uint32(first), rate, step, stop)
+            done = self._group_fused(self.state, raws[0], np.uint32(first), rate, step, stop, self._norm_wanted)
         else:
             total = self._group_first(self.state.params, raws[0], np.uint32(first))
             for offset in range(1, count):
                 total = self._group_more(self.state.params, total, raws[offset], np.uint32(first + offset))
-            done = self._group_last(self.state, total, rate, step, stop)
-        state, shown, stops = done
+            done = self._group_last(self.state, total, rate, step, stop, self._norm_wanted)
+        state, shown, stops, self._own_losses = done
         self._stops.append(stops)
         self._steps += 1
         if self._steps == _MEASURED:
@@ -176,6 +180,11 @@ class GroupEngine(Engine):
         began = time.perf_counter()
         run(ones).block_until_ready()
         self.exchange_seconds = time.perf_counter() - began
+
+    @property
+    def own_loss(self) -> float:
+        """The loss of the last iteration over this process's own devices."""
+        return float(np.mean([np.asarray(shard.data) for shard in self._own_losses.addressable_shards]))
 
     def ask_to_stop(self, how: Stop) -> None:
         """Ask the whole group to end; it does so together within two iterations."""

@@ -25,6 +25,8 @@ RECONNECTING = 15.0
 STOPPING = 60.0
 #: seconds that killed ranks have to be gone
 ENDING = 10.0
+#: seconds in which ranks that wait for others give up after the first has
+GIVING_UP = 5.0
 
 
 class Generation:
@@ -174,9 +176,14 @@ class Generation:
 
     def _gather_error(self) -> BaseException:
         """The most telling of the ranks' errors: one rank's own error ends the others, whose ends say little."""
+        if any(_is_alone(error) for error in self._errors()):
+            # those that wait at the meeting point give up one after the other; who does not was never there
+            self._settled(GIVING_UP)
         self._everywhere(link.kill_rank)
         self._settled(ENDING)
-        found = [future.exception() for future in self._futures if future.status == "error"]
+        found = self._errors()
+        if any(_is_alone(error) for error in found):
+            return self._missing_ranks()
         telling = [error for error in found if not _is_death(error)]
         if telling:
             return telling[0]
@@ -186,6 +193,30 @@ class Generation:
             first = next((error for error in ours if not error.where.get("lost_peer")), ours[0])
             return GroupError(first.message, **{**first.where, "died": True})
         return GroupError("a rank's task was lost with its worker.", died=True)
+
+    def _errors(self) -> list[BaseException]:
+        """What the ranks' tasks that have failed so far raised."""
+        return [future.exception() for future in self._futures if future.status == "error"]
+
+    def _missing_ranks(self) -> DeadlineError:
+        """The group did not come together: who was not there."""
+        there: list[str] = []
+        missing: list[str] = []
+        for rank, (member, future) in enumerate(zip(self.members, self._futures, strict=True)):
+            came = future.status == "error" and _is_alone(future.exception())
+            (there if came else missing).append(f"rank {rank} at {member.host} (worker {member.worker})")
+        seconds, place = self.job.deadline, self.job.coordinator
+        text = (
+            f"the group did not come together at {place} within {seconds:.0f} s (--worker-deadline), before any step: "
+        )
+        if missing:
+            text += f"{', '.join(missing)} did not come; {', '.join(there)} waited."
+        else:
+            text += (
+                f"{', '.join(there)} all waited. The port is not reachable from every worker: a firewall, or an "
+                "address of another network (--interface names the one to use)."
+            )
+        return DeadlineError(text, died=True)
 
     def _stop(self) -> None:
         """Ask the ranks to snapshot and end, and wait for it; a second Ctrl-C ends them at once."""
@@ -216,6 +247,11 @@ class Generation:
         addresses = [member.address for member in self.members if member.address in there]
         if addresses:
             ask_workers(self.client, addresses, function, self.job.run_id)
+
+
+def _is_alone(error: BaseException | None) -> bool:
+    """Whether a rank waited for the others in vain."""
+    return isinstance(error, DeadlineError) and bool(error.where.get("rendezvous"))
 
 
 def _is_death(error: BaseException | None) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distributed import Client, Future
 
 from cosdask.errors import DataError, DeadlineError, GroupError
 from cosdask.parallel import link
+from cosdask.parallel.network import address_on
 from cosdask.parallel.visible import check_visible
 
 #: seconds that workers have to answer a call
@@ -100,6 +101,28 @@ def wait_for_members(
         _wait_a_little(client, needed, min(left, 1.0))
     members = sorted((_member(address, record) for address, record in found.items()), key=_by_name)
     return members[: wanted or len(members)]
+
+
+def on_interface(client: Client, members: list[Member], interface: str) -> list[Member]:
+    """The members with the addresses at which their ranks meet: those that Dask uses, or those on an interface.
+
+    Raises:
+        GroupError: a worker's host has no such interface, or does not answer.
+    """
+    if not interface:
+        return members
+    answers = ask_workers(client, [member.address for member in members], address_on, interface)
+    for member in members:
+        answer = answers.get(member.address, "no answer")
+        if isinstance(answer, GroupError):
+            raise answer
+        if not isinstance(answer, str) or answer == "no answer":
+            raise GroupError(
+                f"worker {member.worker} at {member.host} did not say its address on {interface}: {answer}",
+                host=member.host,
+                died=True,
+            )
+    return [replace(member, host=answers[member.address]) for member in members]
 
 
 def _wait_a_little(client: Client, count: int, seconds: float) -> None:

@@ -11,11 +11,34 @@ from typing import Any
 #: options of a Config that a job carries under the same names
 JOB_OPTIONS = (
     "devices", "rank_silence", "step_deadline", "checkpoint_seconds", "on_nan", "warmup", "wire", "precision",
-    "global_batch_norm", "global_loss",
+    "global_batch_norm", "global_loss", "interface",
 )  # fmt: skip
 #: characters of JSON from which on a job travels packed
 _PACKED_FROM = 1 << 16
 _PACKED = "zlib:"
+
+
+def regrouped(groups: list[list[int]], iteration: int, devices: int, rows: int) -> list[list[int]]:
+    """The sizes that a group has had, where it goes on from an iteration with this size.
+
+    Args:
+        groups: before; those that began at the iteration or later are undone by going back to it.
+        iteration: that the new group starts from.
+        devices: that it has.
+        rows: that each of them takes in an iteration.
+
+    Example:
+        >>> regrouped([[0, 4, 64], [150, 3, 64]], 200, 2, 64)
+        [[0, 4, 64], [150, 3, 64], [200, 2, 64]]
+        >>> regrouped([[0, 4, 64], [150, 3, 64]], 150, 4, 64)
+        [[0, 4, 64]]
+    """
+    kept = [group for group in groups if group[0] < iteration]
+    if not kept:
+        return [[0, devices, rows]]
+    if kept[-1][1:] != [devices, rows]:
+        kept.append([iteration, devices, rows])
+    return kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +74,9 @@ class Job:
         precision: of the nets.
         global_batch_norm, global_loss: what ranks share inside of a step.
         locality: how much of the rows lies on its reader's host; see :class:`cosdask.parallel.locality.Arrangement`.
+        groups: the sizes that the group has had, the present one last: ``[iteration, devices, rows an iteration and
+            device]``; see :func:`regrouped`.
+        interface: network interface or network on which the ranks meet; "" for the one that Dask uses.
     """
 
     run_id: str
@@ -82,6 +108,8 @@ class Job:
     global_batch_norm: bool = False
     global_loss: bool = False
     locality: dict[str, Any] = dataclasses.field(default_factory=dict)
+    interface: str = ""
+    groups: list[list[int]] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> str:
         """One line of text: JSON, packed where it is long, as with the index of a source of many blocks.
@@ -99,6 +127,11 @@ class Job:
         if text.startswith(_PACKED):
             text = zlib.decompress(base64.b64decode(text[len(_PACKED) :])).decode()
         return cls(**json.loads(text))
+
+    @property
+    def hosts(self) -> list[str]:
+        """Where each rank is reached, by rank."""
+        return [str(member["host"]) for member in self.members]
 
     @property
     def topic(self) -> str:

@@ -23,6 +23,7 @@ from cosdask import errors
 from cosdask.errors import CosdaskError, DeadlineError, GroupError, RankError
 from cosdask.parallel import spares
 from cosdask.parallel.job import Job
+from cosdask.parallel.post import Post
 
 #: seconds without a sign of the driver after which ranks snapshot and end
 CLIENT_GONE = 30.0
@@ -226,6 +227,7 @@ def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
     watcher = threading.Thread(target=_watch, args=(live, watching), name="rank-watch", daemon=True)
     watcher.start()
     last: dict[str, Any] = {}
+    post = Post(lambda message: worker.log_event(live.job.topic, message))
     try:
         assert live.process.stdout is not None
         for line in live.process.stdout:
@@ -235,11 +237,14 @@ def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
             if stepping and live.sign - stepping > SPARE_AFTER:
                 _spares.prepare(live.job.threads[live.rank], worker.local_directory)
             if message["kind"] == "event":
-                worker.log_event(live.job.topic, message["event"])
+                post.add(message["event"])
             elif message["kind"] != "sign":
                 last = message
+            else:
+                post.tick()
         code = _ended(live)
     finally:
+        post.flush()
         watching.set()
         spares.end(live.process)
         watcher.join(timeout=GRACE)
@@ -287,6 +292,9 @@ def _failure(live: LiveRank, last: dict[str, Any], code: int) -> CosdaskError:
     cause = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     if live.unwanted and code == -signal.SIGKILL:
         return GroupError(f"{_who(live)} was ended because another was lost.", lost_peer=True, died=True, **where)
+    if code == -signal.SIGABRT and _is_lost_peer(live.log_tail()):
+        # JAX's coordination service ends a process whose peer has gone
+        return GroupError(f"{_who(live)} {cause}: it lost a peer.", lost_peer=True, died=True, **where)
     if live.verdict:
         return GroupError(f"{_who(live)} {live.verdict}, after {live.steps} step(s).", died=True, **where)
     return GroupError(f"{_who(live)} {cause}. Its last output:\n{live.log_tail() or '(none)'}", died=True, **where)
@@ -294,5 +302,6 @@ def _failure(live: LiveRank, last: dict[str, Any], code: int) -> CosdaskError:
 
 def _is_lost_peer(message: str) -> bool:
     """Whether an error is how the collectives report that another rank has gone."""
-    signs = ("gloo", "Gloo", "Connection reset", "Connection closed", "coordination service", "heartbeat")
+    signs = ("gloo", "Gloo", "Connection reset", "Connection closed", "coordination service", "heartbeat",
+             "another task died")  # fmt: skip
     return any(sign in message for sign in signs)

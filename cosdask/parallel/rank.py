@@ -139,11 +139,19 @@ def _train(job: Job, rank: int, outlet: Outlet, signs: Signs, starting: dict[str
     from cosdask.parallel.trainer import Trainer
 
     host = job.members[rank]["host"]
+    if job.interface:
+        from cosdask.parallel.network import interface_of
+
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface_of(host)}")
     # on CPUs devices are a number that is chosen; GPUs are as many as there are
     jax.config.update("jax_num_cpu_devices", job.devices)
     began = time.time()
     if job.world > 1:
-        compat.join_group(job.coordinator, job.world, rank, host, job.deadline, 2 * job.rank_silence)
+        late = threading.Timer(job.deadline, _end_alone, (outlet, job, rank))
+        late.daemon = True
+        late.start()
+        compat.join_group(job.coordinator, rank, job.hosts, 2 * job.deadline, 2 * job.rank_silence)
+        late.cancel()
     starting["group"] = time.time() - began
     trainer = Trainer(job, rank, lambda record: outlet.send(kind="event", event=record), starting)
     signs.of(trainer)
@@ -154,6 +162,17 @@ def _train(job: Job, rank: int, outlet: Outlet, signs: Signs, starting: dict[str
         compat.leave_group()
     result["devices"] = [str(device) for device in jax.local_devices()]
     return result
+
+
+def _end_alone(outlet: Outlet, job: Job, rank: int) -> None:
+    """The others did not come in time: say so and end. JAX would abort this process without a word that helps."""
+    outlet.send(
+        kind="error",
+        error="DeadlineError",
+        message=f"not all {job.world} ranks came together at {job.coordinator} within {job.deadline:.0f} s.",
+        where={"rendezvous": True, "died": True},
+    )
+    os._exit(1)
 
 
 def _listen(trainer: Trainer) -> None:

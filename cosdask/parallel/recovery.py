@@ -13,8 +13,9 @@ from cosdask.config import Config
 from cosdask.errors import CosdaskError, DeadlineError, GroupError
 from cosdask.events import Restarted, Warned
 from cosdask.parallel.generation import Generation
-from cosdask.parallel.group import Member, end_spares, revive, wait_for_members
-from cosdask.parallel.job import Job
+from cosdask.parallel.group import Member, connected, end_spares, on_interface, revive, wait_for_members
+from cosdask.parallel.job import Job, regrouped
+from cosdask.parallel.leftovers import sweep
 from cosdask.parallel.locality import Arrangement
 from cosdask.parallel.run import Run
 from cosdask.parallel.snapshots import newest_whole
@@ -63,6 +64,7 @@ class Recovery:
             self._groups()
         finally:
             end_spares(self.client, self.members, self.job.run_id)
+            self._sweep()
 
     def _groups(self) -> None:
         fruitless, best = 0, -1
@@ -93,8 +95,14 @@ class Recovery:
     def _generation(self, job: Job) -> Generation:
         return Generation(self.client, job, self.members, self.config.worker_silence, self.run.wants_to_finish)
 
+    def _sweep(self) -> None:
+        """Remove what killed ranks left half written; without a scheduler some may be writing still."""
+        if connected(self.client):
+            sweep(self.job.solver, self.job.model)
+
     def _regroup(self, generation: int, loss: CosdaskError) -> None:
         """The members and the job of the next group; the loss is told and kept."""
+        self._sweep()
         placed = self.arrange(self._next_members(loss))
         self.members = placed.members
         snapshot, problems = newest_whole(self.run.folder)
@@ -108,11 +116,22 @@ class Recovery:
         self._tell_of_size(len(self.members))
         self.job = replace(
             job,
+            groups=self._groups_from(iteration),
             world=len(self.members),
             members=[member.as_dict() for member in self.members],
             threads=[self.config.threads or member.threads for member in self.members],
             locality=placed.as_dict(),
         )
+
+    def _groups_from(self, iteration: int) -> list[list[int]]:
+        """The sizes that the group has had, kept in the run folder too, for a client that takes the run up."""
+        groups = self.job.groups
+        if not groups:
+            return groups
+        found = regrouped(groups, iteration, len(self.members) * self.job.devices, groups[-1][2])
+        if found != groups:
+            self.run.folder.write_run({**self.run.folder.read_run(), "groups": found})
+        return found
 
     def _next_members(self, loss: CosdaskError) -> list[Member]:
         """As many workers as before, or fewer where the user said how few are enough."""
@@ -120,7 +139,8 @@ class Recovery:
         avoid = {silent} if isinstance(silent, str) and not revive(self.client, silent) else set()
         config, world = self.config, self.job.world
         try:
-            return wait_for_members(self.client, world, config.min_workers, config.worker_deadline, avoid)
+            found = wait_for_members(self.client, world, config.min_workers, config.worker_deadline, avoid)
+            return on_interface(self.client, found, config.interface)
         except DeadlineError as error:
             raise DeadlineError(f"{error.message} The group before it ended because: {loss.message}") from loss
 
@@ -130,8 +150,12 @@ class Recovery:
             self.run.tell(
                 Warned(
                     message=f"going on with {world} of {before} workers: each iteration now takes {world} batches "
-                    f"instead of {before}, so the effective batch is {world / before:.3g} of what it was, and the "
-                    "epoch in progress is planned anew over the workers that are left."
+                    f"instead of {before}, so the effective batch is {world / before:.3g} of what it was"
+                    + (
+                        "; what is left of the epoch in progress is divided among them."
+                        if self.job.groups
+                        else ", and the epoch in progress is planned anew over the workers that are left."
+                    )
                 )
             )
 

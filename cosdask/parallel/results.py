@@ -9,7 +9,18 @@ from typing import Any
 import pandas as pd
 
 from cosdask.errors import GroupError
-from cosdask.events import Event, Progress, Restarted, RowsSkipped, RunEnded, RunStarted, Snapshot, Validation
+from cosdask.events import (
+    DebugInfo,
+    Event,
+    Progress,
+    Restarted,
+    RowsSkipped,
+    RunEnded,
+    RunStarted,
+    Snapshot,
+    Validation,
+    ValidationStarted,
+)
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2, parse_solver
 from cosdask.solver.nets import train_net
@@ -22,7 +33,8 @@ class TrainResult:
     Attributes:
         model_path: the final model.
         run_folder: configuration, events, validations and snapshots, beside the model.
-        history: a row a progress event of rank 0: iteration, loss, lr, rows_per_second, and the net's outputs.
+        history: a row a progress event of rank 0: iteration, loss, lr, rows_per_second, gradient_norm, the shares of
+            input, compute and communication, and the net's outputs.
         validation: a row a validation: iteration, then a column an output.
         iterations: iterations done.
         status: ``"done"`` or ``"stopped"``.
@@ -63,15 +75,46 @@ class TrainResult:
         return train_net(self.solver, None).open(weights=self.model_path)
 
 
+#: rows of the history from which on older ones are thinned out
+HISTORY = 50_000
+
+
 class Record:
-    """Keeps a run's events and makes the result of them."""
+    """Keeps what a run's result is made of; its memory stays flat however long the run is.
+
+    Of a history that grows beyond ``HISTORY`` rows every other one is dropped; the run folder keeps all.
+    """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._reached = -1
 
     def handle(self, event: Event) -> None:
         """Take an event."""
-        self.events.append(event)
+        if isinstance(event, Progress):
+            self._progress(event)
+        elif not isinstance(event, DebugInfo | ValidationStarted):
+            self.events.append(event)
+
+    def _progress(self, event: Progress) -> None:
+        self._reached = max(self._reached, event.iteration)
+        if event.rank:
+            return
+        self._rows[event.iteration] = {
+            "iteration": event.iteration,
+            "loss": event.loss,
+            "lr": event.lr,
+            "rows_per_second": event.rows_per_second,
+            "gradient_norm": event.gradient_norm,
+            "input_share": event.input_share,
+            "compute_share": event.compute_share,
+            "communication_share": event.communication_share,
+            **{name: value for name, value in event.outputs.items() if name != "loss"},
+        }
+        if len(self._rows) > HISTORY:
+            for iteration in sorted(self._rows)[1:-1:2]:
+                del self._rows[iteration]
 
     def close(self) -> None:
         """Nothing to end."""
@@ -81,23 +124,12 @@ class Record:
         return [event for event in self.events if isinstance(event, kind)]
 
     def reached(self) -> int:
-        """The last iteration that rank 0 told of, in any group."""
-        return max((event.iteration for event in self.of(Progress)), default=-1)
+        """The last iteration that was told of, in any group."""
+        return self._reached
 
     def history(self) -> pd.DataFrame:
         """A row a progress event of rank 0; iterations made again after a restart replace the first ones."""
-        rows = {
-            event.iteration: {
-                "iteration": event.iteration,
-                "loss": event.loss,
-                "lr": event.lr,
-                "rows_per_second": event.rows_per_second,
-                **{name: value for name, value in event.outputs.items() if name != "loss"},
-            }
-            for event in self.of(Progress)
-            if event.rank == 0
-        }
-        return pd.DataFrame([rows[iteration] for iteration in sorted(rows)])
+        return pd.DataFrame([self._rows[iteration] for iteration in sorted(self._rows)])
 
     def validation(self) -> pd.DataFrame:
         """A row a validation of the first test net: iteration, then a column an output."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from distributed import Client
 
-from cosdask.errors import DeadlineError
-from cosdask.events import Event, RunEnded, Snapshot, from_dict
+from cosdask.errors import DeadlineError, StorageError
+from cosdask.events import Event, RunEnded, Snapshot, Warned, from_dict
+from cosdask.parallel.post import opened
 from cosdask.parallel.results import Record
+from cosdask.parallel.slow import SlowRanks
 from cosdask.storage import RunFolder
-from cosdask.view import Consumer, StopTraining
+from cosdask.view import Consumer, StopTraining, write_report
 
 #: seconds to wait for the last event once the ranks have ended
 _LAST_EVENT = 30.0
@@ -36,6 +39,7 @@ class Run:
         #: why a consumer ended the run early; "" where none did
         self.early = ""
         self._failure: Exception | None = None
+        self._slow, self._to_tell = SlowRanks(), deque[str]()
         # a run that is taken up again goes on with its own record; views only show what is new
         for record in folder.read_events():
             self.record.handle(from_dict(record))
@@ -54,8 +58,9 @@ class Run:
             consumer.close()
 
     def _handle(self, message: Any) -> None:
-        _, record = message
-        self._context.run(self._spread, from_dict(record))
+        _, events = message
+        for record in opened(events):
+            self._context.run(self._spread, from_dict(record))
 
     def _spread(self, event: Event) -> None:
         for consumer in self._consumers:
@@ -68,6 +73,9 @@ class Run:
                 self._failure = self._failure or error
         if isinstance(event, RunEnded):
             self._ended.set()
+        text = self._slow.notice(event)
+        if text:
+            self._to_tell.append(text)
 
     def wants_to_finish(self) -> bool:
         """Whether a consumer has ended the run early.
@@ -75,6 +83,9 @@ class Run:
         Raises:
             Exception: what a consumer raised.
         """
+        # told from here: the thread that hears events must not wait for the run folder
+        while self._to_tell:
+            self.tell(Warned(message=self._to_tell.popleft()))
         if self._failure is not None:
             raise self._failure
         return bool(self.early)
@@ -88,6 +99,22 @@ class Run:
         """An event of the driver's own."""
         self.folder.append_event(event.to_dict())
         self._spread(event)
+
+    def conclude(self, error: BaseException | None = None) -> None:
+        """Keep how the run ended, and write its report.
+
+        Args:
+            error: what ended it; None where it came to its end.
+        """
+        try:
+            if error is not None and not isinstance(error, KeyboardInterrupt):
+                message = f"{type(error).__name__}: {error}"
+                self.tell(RunEnded(iteration=self.record.reached() + 1, status="failed", message=message))
+            self.folder.flush()
+            write_report(self.folder)
+        except StorageError as problem:
+            # the run's own end says more than this, and its model may be whole
+            self._spread(Warned(message=f"the run's end is not in its folder: {problem.message}"))
 
     def where_it_stopped(self) -> str:
         """What there is to go on from, in words."""

@@ -73,6 +73,7 @@ class Trainer:
             global_loss=job.global_loss,
             lr_scale=job.lr_scale,
             warmup=job.warmup,
+            groups=tuple((first, devices, rows) for first, devices, rows in job.groups),
             # CaffeOnSpark never tests before the first iteration; a solver that asks for it in so many words gets it
             test_at_start=param.HasField("test_initialization") and param.test_initialization,
         )

@@ -6,11 +6,9 @@ their own batches and averages with the others (:mod:`cosdask.parallel.rank`).
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -25,17 +23,20 @@ from cosdask.nn.execute import Params
 from cosdask.nn.layers.python import user_errors
 from cosdask.nn.net import Net
 from cosdask.nn.shared import Shared
-from cosdask.proto import caffe_pb2, read_solver
+from cosdask.proto import caffe_pb2
 from cosdask.solver.evaluate import Evaluator, SharedWeights, Totals
 from cosdask.solver.live import TrainNet
 from cosdask.solver.nets import NetSource, snapshot_prefix, test_nets, train_net
 from cosdask.solver.policies import policy_step
+from cosdask.solver.settings import Settings, settings_share, solver_message, solver_seed
 from cosdask.solver.snapshots import history_from_blobs, model_of, read_state, snapshot_names, write_snapshot
 from cosdask.solver.step import Gradient, Raw, State, TrainStep, add_gradients
 from cosdask.storage import parent, resolve
 
 #: the mapped axis of ranks that run side by side in one process
 RANKS = "ranks"
+#: iterations between two looks at the gradient's norm; those that are displayed have theirs too
+NORM_EVERY = 10
 
 
 class Metrics(NamedTuple):
@@ -45,60 +46,13 @@ class Metrics(NamedTuple):
         loss: mean over the iteration's batches: what Caffe displays and smooths.
         last_loss: of the last batch of each rank, averaged over ranks.
         outputs: of the TRAIN net in the last batch.
+        norm: of the gradient, where it was asked for, else NaN.
     """
 
     loss: Any
     last_loss: Any
     outputs: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a training needs beside the solver's message; all that another process needs to run the same one.
-
-    Attributes:
-        path: of the solver file (relative paths in it are looked for there too), or None.
-        weights: initial weights: one path, or several separated by commas, later ones winning.
-        snapshot: a solver state to go on from.
-        world: number of ranks over which the rows are planned.
-        ranks: the ranks that this process runs.
-        seed: replaces the solver's ``random_seed``; -1 draws one.
-        threads: decoding threads of each feed; None chooses by the cores.
-        global_batch_norm: BatchNorm uses all ranks' batches together.
-        global_loss: losses count all ranks' labels together.
-        precision: of the nets (:mod:`cosdask.nn.precision`).
-        lr_scale: what every learning rate is multiplied with.
-        warmup: iterations in which that factor grows evenly from 1 to ``lr_scale``.
-        test_at_start: validate before the first iteration; None: as the solver's ``test_initialization`` says.
-        options: of the sources that the engine opens itself (see :class:`cosdask.data.Source`).
-    """
-
-    path: str | None = None
-    weights: str | None = None
-    snapshot: str | None = None
-    world: int = 1
-    ranks: tuple[int, ...] = (0,)
-    seed: int | None = None
-    threads: int | None = None
-    lr_scale: float = 1.0
-    warmup: int = 0
-    test_at_start: bool | None = None
-    precision: str = "float32"
-    global_batch_norm: bool = False
-    global_loss: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def lr_factor(self, iteration: int) -> float:
-        """What an iteration's learning rate is multiplied with.
-
-        Example:
-            >>> settings = Settings(lr_scale=4.0, warmup=10)
-            >>> [settings.lr_factor(iteration) for iteration in (0, 5, 10, 1000)]
-            [1.0, 2.5, 4.0, 4.0]
-        """
-        if iteration >= self.warmup:
-            return self.lr_scale
-        return 1.0 + (self.lr_scale - 1.0) * iteration / self.warmup
+    norm: Any
 
 
 @dataclass
@@ -116,26 +70,6 @@ class Test:
     def rows(self) -> int:
         """Rows of one validation."""
         return self.batches * self.source.batch_size
-
-
-def solver_message(where: str | os.PathLike[str] | caffe_pb2.SolverParameter) -> tuple[Any, str | None]:
-    """The solver's message, and its path where it has one."""
-    if isinstance(where, caffe_pb2.SolverParameter):
-        return where, None
-    return read_solver(where), os.fspath(where)
-
-
-def solver_seed(param: caffe_pb2.SolverParameter, given: int | None) -> int:
-    """The seed to use: the one given, the solver's ``random_seed``, or one drawn now."""
-    for seed in (given, param.random_seed):
-        if seed is not None and seed >= 0:
-            return seed
-    return secrets.randbelow(2**31)
-
-
-def settings_share(settings: Settings) -> bool:
-    """Whether ranks share anything inside of a step: they are several, and an option says so."""
-    return settings.world > 1 and (settings.global_batch_norm or settings.global_loss)
 
 
 class Engine:
@@ -171,7 +105,7 @@ class Engine:
         self._shown_params: tuple[State, Params] | None = None
         self.net = self.step_functions.net = TrainNet(net, self)
         shuffle = Shuffle.of(self.source, self.seed) if self.source.shuffled else None
-        self.plan = RowPlan(self.source.rows, settings.world, shuffle)
+        self.plan = self._row_plan(shuffle)
         self._calls_users = any(node.layer.type == "Python" for node in net.graph.nodes)
         self._test_sources = test_sources
         self._tests: list[Test] | None = None
@@ -180,9 +114,20 @@ class Engine:
         #: what ``debug_info`` shows of the last iteration
         self.debug_lines: list[str] = []
         self._metrics: Metrics | None = None
+        self._norm: Any = None
         self._flying: deque[Any] = deque()
         self._losses: deque[Any] = deque(maxlen=max(1, param.average_loss))
         self._compile()
+
+    def _row_plan(self, shuffle: Shuffle | None) -> RowPlan:
+        """Who reads which rows when; where groups of other sizes came before, what they left is read first."""
+        first, *later = self.settings.groups or ((0, self.settings.world, 0),)
+        plan, rows = RowPlan(self.source.rows, first[1], shuffle), first[2]
+        skipped = self.source.skipped(self.seed)
+        for iteration, world, rows_now in later:
+            plan = plan.after(skipped + iteration * rows, world, skipped + iteration * rows_now)
+            rows = rows_now
+        return plan
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -261,17 +206,21 @@ class Engine:
     def _compile(self) -> None:
         functions = self.step_functions
 
-        def fused(state: State, raw: Raw, batch: Any, rank: Any, rate: Any, correction: Any) -> tuple[State, Metrics]:
+        def fused(
+            state: State, raw: Raw, batch: Any, rank: Any, rate: Any, correction: Any, look: Any
+        ) -> tuple[State, Metrics]:
             gradient = functions.gradient(state.params, raw, batch, rank)
-            shown = Metrics(gradient.loss, gradient.last_loss, gradient.outputs)
+            norm = functions.norm(gradient.grads, look)
+            shown = Metrics(gradient.loss, gradient.last_loss, gradient.outputs, norm)
             return functions.update(state, gradient, rate, correction), shown
 
         def accumulate(params: Params, total: Gradient, raw: Raw, batch: Any, rank: Any) -> Gradient:
             return add_gradients(total, functions.gradient({**params, **total.sums}, raw, batch, rank))
 
-        def finish(state: State, ranks: list[Gradient], rate: Any, correction: Any) -> tuple[State, Metrics]:
+        def finish(state: State, ranks: list[Gradient], rate: Any, correction: Any, look: Any) -> tuple[State, Metrics]:
             mean = jax.tree.map(lambda *values: sum(values[1:], values[0]) / np.float32(len(values)), *ranks)
-            shown = Metrics(mean.loss / np.float32(self.param.iter_size), mean.last_loss, {})
+            norm = functions.norm(mean.grads, look)
+            shown = Metrics(mean.loss / np.float32(self.param.iter_size), mean.last_loss, {}, norm)
             return functions.update(state, mean, rate, correction), shown
 
         def together(params: Params, raw: Raw, batch: Any, ranks: Any) -> Gradient:
@@ -326,6 +275,8 @@ class Engine:
             if self._calls_users:  # what their code raises comes out here, and no later
                 jax.block_until_ready(self._metrics.loss)
         self._losses.append(self._metrics.loss)
+        if self._norm_wanted:
+            self._norm = self._metrics.norm
         self.iteration += 1
         # The host stays two iterations ahead of the device at most: their batches are all that waits in memory.
         self._flying.append(self._metrics.loss)
@@ -333,11 +284,18 @@ class Engine:
             jax.block_until_ready(self._flying.popleft())
 
     @property
+    def _displayed(self) -> bool:
+        return self.param.display > 0 and self.iteration % self.param.display == 0
+
+    @property
+    def _norm_wanted(self) -> np.bool_:
+        """Whether the gradient's norm in this iteration is worth its time."""
+        return np.bool_(self._norm is None or self._displayed or self.iteration % NORM_EVERY == 0)
+
+    @property
     def _debugged(self) -> bool:
         """Whether ``debug_info`` wants to see this iteration: the first rank shows those that are displayed."""
-        param = self.param
-        displayed = param.display > 0 and self.iteration % param.display == 0
-        return bool(param.debug_info and displayed and self.settings.ranks[0] == 0)
+        return bool(self.param.debug_info and self._displayed and self.settings.ranks[0] == 0)
 
     def _look(self, raw: Raw) -> Callable[[], list[str]]:
         """Look at the iteration's first batch with the weights before it; called after it, the lines to show."""
@@ -358,7 +316,7 @@ class Engine:
         first = np.uint32(self.iteration * self.param.iter_size)
         if len(batches) == 1 and self.param.iter_size == 1:
             done: tuple[State, Metrics] = self._fused(
-                self.state, batches[0][0], first, np.uint32(self.settings.ranks[0]), rate, correction
+                self.state, batches[0][0], first, np.uint32(self.settings.ranks[0]), rate, correction, self._norm_wanted
             )
             return done
         if self.step_functions.shared is not None:
@@ -369,7 +327,8 @@ class Engine:
                 for rank, raws in zip(self.settings.ranks, batches, strict=True)
             ]
         outputs = gradients[0].outputs
-        state, shown = self._finish(self.state, [g._replace(outputs={}) for g in gradients], rate, correction)
+        ranks = [g._replace(outputs={}) for g in gradients]
+        state, shown = self._finish(self.state, ranks, rate, correction, self._norm_wanted)
         return state, shown._replace(outputs=outputs)
 
     def _shared_gradient(self, batches: list[list[Raw]], first: np.uint32) -> Gradient:
@@ -406,6 +365,19 @@ class Engine:
     def loss(self) -> float:
         """The loss of the last iteration, a mean over its batches, not smoothed."""
         return float(self._shown().loss)
+
+    @property
+    def own_loss(self) -> float | None:
+        """The loss of the last iteration over this process's own batches, where other processes have theirs."""
+        return None
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """The L2 norm of the mean gradient, before clipping and weight decay, where it was last looked at.
+
+        That is in the iterations that are displayed, and in every tenth.
+        """
+        return None if self._norm is None else float(self._norm)
 
     @property
     def last_loss(self) -> float:
@@ -494,4 +466,4 @@ def plain_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: float(a) if a.ndim == 0 else a.ravel().astype(float).tolist() for name, a in arrays.items()}
 
 
-__all__ = ["Engine", "Settings", "Test", "plain_outputs", "solver_message", "solver_seed"]
+__all__ = ["Engine", "Settings", "Test", "plain_outputs", "settings_share", "solver_message", "solver_seed"]

@@ -11,11 +11,15 @@ from cosdask.data.skips import in_words
 from cosdask.events import DebugInfo, Event, Progress, RowsSkipped, Snapshot, Validation, ValidationStarted, Warned
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2
+from cosdask.solver.busy import busy_seconds
 from cosdask.solver.engine import Engine, plain_outputs
+from cosdask.solver.watches import ExchangeWatch, InputWatch
 
 Emit = Callable[[Event], None]
 
 
+#: Seconds between two looks at how busy this rank is.
+BUSY_PACE = 1.0
 #: Seconds between two events about rows left out.
 SKIPS_PACE = 1.0
 
@@ -25,48 +29,6 @@ class Pace:
     """How often progress is told besides the solver's ``display``: after the first step, then once in ``seconds``."""
 
     seconds: float = float("inf")
-
-
-@dataclass
-class InputWatch:
-    """Notices that training waits for its rows.
-
-    Args:
-        look: seconds over which waiting is looked at.
-        quiet: seconds without another warning after one.
-        share: part of the time, 0 to 1, from which on waiting is worth a warning.
-
-    Example:
-        >>> watch = InputWatch(look=10, quiet=60)
-        >>> watch.notice(0.0, waited=0.0, read=0.0, decoded=0.0)
-        ''
-        >>> print(watch.notice(10.0, waited=5.0, read=1.0, decoded=9.0))
-        waiting for rows took 50% of the last 10 s: reading them took 1.0 s, decoding them 9.0 s in all threads. More
-        decoding threads (--threads) would help.
-    """
-
-    look: float = 10.0
-    quiet: float = 300.0
-    share: float = 0.1
-    _last: tuple[float, ...] | None = None
-    _warned: float = float("-inf")
-
-    def notice(self, now: float, waited: float, read: float, decoded: float) -> str:
-        """What to say, or nothing; takes the time and the seconds spent so far."""
-        if self._last is None:
-            self._last = now, waited, read, decoded
-        seconds, *spent = (new - old for new, old in zip((now, waited, read, decoded), self._last, strict=True))
-        if seconds < self.look:
-            return ""
-        self._last = now, waited, read, decoded
-        if spent[0] < self.share * seconds or now - self._warned < self.quiet:
-            return ""
-        self._warned = now
-        return (
-            f"waiting for rows took {spent[0] / seconds:.0%} of the last {seconds:.0f} s: reading them took "
-            f"{spent[1]:.1f} s, decoding them {spent[2]:.1f} s in all threads. "
-            + ("More decoding threads (--threads) would help." if spent[2] > spent[1] else "Nearer storage would help.")
-        )
 
 
 class Loop:
@@ -97,7 +59,9 @@ class Loop:
         # whoever waits for a group to begin, or to begin again, sees at once that it has
         self._first_is_news = pace is not None
         self._snapshot_at: int | None = None
-        self._watch = InputWatch()
+        self._watch, self._exchange_watch = InputWatch(), ExchangeWatch(share=0.3)
+        self._exchanged, self._busy_at = 0.0, time.monotonic()
+        self._busy_last: tuple[float | None, int, float] | None = None
         self._skips_told_at, self._skipped = float("-inf"), 0
 
     def run(self, until: int) -> bool:
@@ -117,6 +81,7 @@ class Loop:
                 self._emit(DebugInfo(iteration=engine.iteration - 1, lines=engine.debug_lines))
             self._tell_progress()
             self._tell_input()
+            self._tell_exchange()
             self._tell_skips(SKIPS_PACE)
             if param.snapshot > 0 and engine.iteration % param.snapshot == 0:
                 self._look_at_loss()
@@ -176,6 +141,15 @@ class Loop:
         if text:
             self._emit(Warned(message=text, rank=self._rank))
 
+    def _tell_exchange(self) -> None:
+        """Say when training spends its time on exchanging gradients; all ranks would say the same."""
+        if self._rank or not self.engine.exchange_seconds:
+            return
+        self._exchanged += self.engine.exchange_seconds
+        text = self._exchange_watch.notice(time.monotonic(), self._exchanged)
+        if text:
+            self._emit(Warned(message=text))
+
     def _tell_skips(self, pace: float) -> None:
         """Say which rows were left out, at most once in ``pace`` seconds."""
         now = time.monotonic()
@@ -206,6 +180,7 @@ class Loop:
         input_share = min(1.0, max(0.0, waited - self._waited) / seconds) if seconds > 0 else 0.0
         exchanging = engine.exchange_seconds * iterations / seconds if seconds > 0 else 0.0
         exchange_share = min(1.0 - input_share, exchanging)
+        busy = self._busy_seconds(now, waited)
         self._told_at, self._told_iteration, self._waited = now, engine.iteration, waited
         self._look_at_loss()
         self._emit(
@@ -222,8 +197,21 @@ class Loop:
                 memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 outputs=engine.outputs,
                 loss_weights=output_loss_weights(engine.net),
+                rank_loss=engine.own_loss,
+                gradient_norm=engine.gradient_norm,
+                busy_seconds=busy,
             )
         )
+
+    def _busy_seconds(self, now: float, waited: float) -> float | None:
+        """Seconds an iteration that this rank was busy; asking costs a millisecond, so it is not asked every time."""
+        if now - self._busy_at < BUSY_PACE:
+            return None
+        busy, iteration = busy_seconds(), self.engine.iteration
+        last, self._busy_last, self._busy_at = self._busy_last, (busy, iteration, waited), now
+        if busy is None or last is None or last[0] is None or iteration <= last[1]:
+            return None
+        return max(0.0, busy - last[0] + waited - last[2]) / (iteration - last[1])
 
 
 def output_loss_weights(net: Net) -> dict[str, float]:

@@ -6,6 +6,7 @@ from cosdask.storage.atomic import (
     make_folder,
     refuse_overwrite,
     remove_all,
+    remove_parts,
     take_name,
 )
 from cosdask.storage.paths import (
@@ -49,6 +50,7 @@ __all__ = [
     "refuse_overwrite",
     "remove",
     "remove_all",
+    "remove_parts",
     "resolve",
     "run_folder_for",
     "stamp",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -95,6 +96,22 @@ def _local_output(target: Path, replace: bool) -> Iterator[IO[bytes]]:
         _sync_folder(target.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_parts(folder: PathLike, names: str) -> None:
+    """Remove what writers that were killed have left in a folder; nobody may be writing those files now.
+
+    Args:
+        folder: local path or URL; one that is not there holds nothing.
+        names: regular expression for the names of the files that were to be written.
+    """
+    if not exists(folder):
+        return
+    fs, path = filesystem(folder)
+    pattern = re.compile(rf"\.({names})\.[0-9a-f]{{8}}{re.escape(_SUFFIX)}")
+    for entry in fs.ls(path, detail=False):
+        if pattern.fullmatch(os.path.basename(entry.rstrip("/"))):
+            fs.rm_file(entry)
 
 
 def _sync_folder(folder: Path) -> None:

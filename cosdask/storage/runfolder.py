@@ -1,7 +1,7 @@
 """The run folder: all that resuming, watching and reporting need, beside the model, on any filesystem.
 
 Files: ``run.json`` (what the run is), ``events-00000.jsonl`` and on (what happened; a new part for each process that
-writes), ``validation.csv``, ``snapshots.json`` (the whole snapshots).
+writes), ``validation.csv``, ``snapshots.json`` (the whole snapshots), ``report.html`` (all of it, for people).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _EVENT_PART = re.compile(r"events-(\d{5,})\.jsonl$")
+_FILES = ("run.json", "validation.csv", "snapshots.json", "report.html")
 #: Remote files cannot be appended to: this many events make one part there.
 _REMOTE_PART = 200
 #: or those of this many seconds
@@ -81,7 +82,7 @@ class RunFolder:
             return
         for entry in fs.ls(path, detail=False):
             name = os.path.basename(entry.rstrip("/"))
-            if _EVENT_PART.search(name) or name in ("run.json", "validation.csv", "snapshots.json"):
+            if _EVENT_PART.search(name) or name in _FILES:
                 fs.rm_file(entry)
             elif name == "checkpoints":
                 fs.rm(entry, recursive=True)

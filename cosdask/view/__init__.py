@@ -7,6 +7,7 @@ from cosdask.view.frames import get_image, get_np_array, image_tag, show_caption
 from cosdask.view.network import show_network
 from cosdask.view.plots import plot_history, plot_predictions, plot_summary
 from cosdask.view.progress import Consumer, JsonLines, LineLog, ProgressBar, default_consumers, in_notebook
+from cosdask.view.report import report, write_report
 from cosdask.view.tensorboard import TensorBoard
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "plot_history",
     "plot_predictions",
     "plot_summary",
+    "report",
     "show_captions",
     "show_df",
     "show_network",
+    "write_report",
 ]

@@ -43,6 +43,8 @@ class TensorBoard:
                 self._writer.add_text("warnings", event.message)
 
     def _progress(self, event: Progress) -> None:
+        if event.rank_loss is not None:
+            self._outputs("ranks", {f"loss_{event.rank}": event.rank_loss}, event.iteration, event.time)
         if event.rank:
             return
         found: dict[str, Output] = {
@@ -50,7 +52,10 @@ class TensorBoard:
             "lr": event.lr,
             "rows_per_second": event.rows_per_second,
             "input_share": event.input_share,
+            "communication_share": event.communication_share,
         }
+        if event.gradient_norm is not None:
+            found["gradient_norm"] = event.gradient_norm
         self._outputs("train", {**event.outputs, **found}, event.iteration, event.time)
 
     def _outputs(self, prefix: str, values: dict[str, Output], iteration: int, time: float) -> None:

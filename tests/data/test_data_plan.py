@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import takewhile
 
 import pytest
 from hypothesis import given
@@ -62,6 +63,28 @@ def test_no_rank_runs_ahead(rows: int, ranks: int, epoch: int) -> None:
     positions = [plan.position(rank, epoch) for rank in range(ranks)]
     assert max(positions) - min(positions) <= 1
     assert sum(positions) == rows * epoch
+
+
+@given(rows=SIZES, ranks=RANKS, changes=st.lists(st.tuples(st.integers(0, 40), RANKS, st.integers(0, 90)), max_size=4))
+def test_groups_of_other_sizes_go_on_without_losing_a_row(
+    rows: int, ranks: int, changes: list[tuple[int, int, int]]
+) -> None:
+    """However often the number of ranks changes in the middle of epochs, every epoch holds each row exactly once."""
+    plan = RowPlan(rows, ranks)
+    seen: Counter[tuple[int, int]] = Counter()
+    for read, ranks_now, origin in changes:
+        for rank in range(plan.ranks):
+            seen.update(rows_of(plan.segments(rank, plan.origin, read)))
+        plan = plan.after(plan.origin + read, ranks_now, origin)
+    shares = [sum(segment.rows for segment in plan._left(rank)) for rank in range(plan.ranks)]
+    assert max(shares) - min(shares) <= 1
+    epochs = plan.first_epoch + 2
+    for rank in range(plan.ranks):
+        whole = rows_of(list(takewhile(lambda segment: segment.epoch < epochs, plan.stream(rank, plan.origin))))
+        seen.update(whole)
+        middle = len(whole) // 2
+        assert rows_of(plan.segments(rank, plan.origin + middle, len(whole) - middle)) == whole[middle:]
+    assert seen == {(epoch, row): 1 for epoch in range(epochs) for row in range(rows)}
 
 
 def test_far_positions_cost_nothing() -> None:

@@ -16,7 +16,7 @@ from problems import Problem, make_problem
 from test_driver import Listener
 
 import cosdask
-from cosdask.events import Progress, Restarted, Snapshot
+from cosdask.events import Progress, Restarted, RunStarted, Snapshot
 
 SETTINGS = "max_iter: 60 snapshot: 20 display: 1"
 
@@ -29,6 +29,12 @@ def kill_a_rank(number: int) -> Callable[[], None]:
         found[f"cosdask-rank-{number}"].kill()
 
     return act
+
+
+def kill_all() -> None:
+    """End every rank without warning."""
+    for process in ranks_alive():
+        process.kill()
 
 
 def kill_a_worker(client: Client) -> Callable[[], None]:
@@ -49,7 +55,10 @@ def undisturbed(cluster: cosdask.LocalCluster, tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize(
     ("moment", "victim"),
     [
+        pytest.param(RunStarted, "rank 0", id="in the first compile-rank 0", marks=pytest.mark.long),
+        pytest.param(RunStarted, "worker", id="in the first compile-worker", marks=pytest.mark.long),
         pytest.param(Progress, "rank 0", id="in a step-rank 0"),
+        pytest.param(Progress, "all", id="in a step-all", marks=pytest.mark.long),
         pytest.param(Progress, "rank 2", id="in a step-rank 2", marks=pytest.mark.long),
         pytest.param(Progress, "worker", id="in a step-worker"),
         pytest.param(Snapshot, "rank 0", id="after a snapshot-rank 0"),
@@ -62,7 +71,8 @@ def test_a_death_changes_nothing_but_time(
 ) -> None:
     """The new group goes on from the newest whole snapshot, or from the start where there is none yet."""
     made, whole = undisturbed
-    act = kill_a_worker(client) if victim == "worker" else kill_a_rank(int(victim[-1]))
+    acts = {"worker": kill_a_worker, "all": lambda _: kill_all}
+    act = acts[victim](client) if victim in acts else kill_a_rank(int(victim[-1]))
     listener = Listener(moment, act)
     settings = config(made, model=str(tmp_path / "small.caffemodel"))
     result = cosdask.CaffeOnDask(client, settings, consumers=[listener]).train()
@@ -70,7 +80,7 @@ def test_a_death_changes_nothing_but_time(
     restarts = listener.of(Restarted)
     assert len(restarts) == 1, restarts
     (restart,) = restarts
-    assert restart.reason
+    assert "worker" in restart.reason if victim == "worker" else "SIGKILL" in restart.reason
     assert restart.iteration == (20 if moment is Snapshot else 0)
     for name, blobs in whole.items():
         for mine, other in zip(result.params[name], blobs, strict=True):

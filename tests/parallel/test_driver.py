@@ -82,7 +82,7 @@ def test_train_tells_and_keeps_what_it_does(client: Client, problem: Callable[..
     """Start, progress at every display and the end reach the client and the run folder; the result carries them."""
     made = problem(rows=50, settings="max_iter: 9 display: 4 snapshot: 5")
     listener = Listener()
-    result = cosdask.CaffeOnDask(client, config(made), consumers=[listener]).train()
+    result = cosdask.CaffeOnDask(client, config(made, interface="lo"), consumers=[listener]).train()
     (started,) = listener.of(RunStarted)
     assert (started.workers, started.batch_per_device, started.effective_batch, started.rows) == (3, 8, 24, 50)
     assert started.epochs == pytest.approx(9 * 24 / 50)
@@ -92,6 +92,10 @@ def test_train_tells_and_keeps_what_it_does(client: Client, problem: Callable[..
     assert {0, 4, 8} <= {event.iteration for event in listener.of(Progress) if event.rank == 0}
     assert {0, 4, 8} <= set(result.history["iteration"])
     assert result.history["loss"].notna().all()
+    assert (result.history["gradient_norm"] > 0).all()
+    shown = [event for event in listener.of(Progress) if event.iteration == 8]
+    assert np.mean([event.rank_loss for event in shown]) == pytest.approx(shown[0].loss, rel=1e-5) or len(shown) < 3
+    assert "done" in (made.folder / "out" / "small.run" / "report.html").read_text()
     assert [event.status for event in listener.of(RunEnded)] == ["done"]
     assert (result.iterations, result.status) == (9, "done")
     assert [Path(event.state).name for event in result.snapshots] == [
@@ -121,14 +125,16 @@ def test_a_training_that_is_refused_leaves_no_process(client: Client, problem: C
 
 
 def test_tasks_grow_with_workers_not_iterations(client: Client, problem: Callable[..., Problem]) -> None:
-    """Invariant 9: ten times the iterations need no more tasks."""
-    made = problem()
+    """Invariants 8 and 9: ten times the iterations need no more tasks, and a worker sends few messages a second."""
+    made = problem(settings="max_iter: 20 display: 1")
     text = made.solver.read_text()
 
     def tasks(iterations: int) -> int:
         made.solver.write_text(text.replace("max_iter: 20", f"max_iter: {iterations}"))
         before = client.run_on_scheduler(_tasks_seen)
-        cosdask.CaffeOnDask(client, config(made)).train()
+        result = cosdask.CaffeOnDask(client, config(made)).train()
+        run = RunFolder(result.run_folder).read_run()
+        assert len(client.get_events(f"cosdask-{run['run_id']}")) <= 3 * (3 + 2 * result.seconds)
         return int(client.run_on_scheduler(_tasks_seen)) - int(before)
 
     assert 3 < tasks(3) == tasks(30) <= 12
@@ -174,6 +180,8 @@ def test_an_error_in_a_rank_reaches_the_client(client: Client, problem: Callable
     (made.folder / "net.prototxt").write_text(text.replace("train_lmdb", "bad_lmdb"))
     with pytest.raises(DataError, match=r"rank 1 at 127.0.0.1.*00000025"):
         cosdask.CaffeOnDask(client, config(made)).train()
+    *_, end = RunFolder(made.folder / "out" / "small.run").read_events()
+    assert end["status"] == "failed" and "00000025" in end["message"]
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -202,8 +210,11 @@ def test_a_worker_trains_once_at_a_time(client: Client, problem: Callable[..., P
 
 def test_too_few_workers_end_the_wait_with_the_remedy(client: Client, problem: Callable[..., Problem]) -> None:
     """Invariant 6: nothing waits past its deadline."""
+    made = problem()
     with pytest.raises(DeadlineError, match=r"3 worker\(s\) of 5 arrived within 1 s.*-clusterSize"):
-        cosdask.CaffeOnDask(client, config(problem(), clusterSize=5, worker_deadline=1)).train()
+        cosdask.CaffeOnDask(client, config(made, clusterSize=5, worker_deadline=1)).train()
+    with pytest.raises(GroupError, match=r"--interface ib7: .* has no such address; it has lo \(127.0.0.1\)"):
+        cosdask.CaffeOnDask(client, config(made, interface="ib7")).train()
 
 
 def test_resume_without_a_snapshot_says_so(client: Client, problem: Callable[..., Problem]) -> None:

@@ -80,10 +80,10 @@ def test_a_new_client_takes_the_run_up(cluster_process: Any, tmp_path: Path) -> 
     assert_same(found.params, whole.params)
 
 
-def test_a_lost_scheduler_ends_the_run_with_the_remedy(cluster_process: Any, tmp_path: Path) -> None:
-    """kill -9 of scheduler and nannies at once: the client says so within a deadline, and no rank is left."""
-    made = make_problem(tmp_path / "problem", settings="max_iter: 100000 snapshot: 50")
-    with start_client(cluster_process, made) as client:
+def test_a_lost_scheduler_ends_the_run_with_the_remedy(cluster_process: Any, client: Client, tmp_path: Path) -> None:
+    """kill -9 of scheduler and nannies: the client says so in time, no rank is left, another cluster goes on."""
+    made = make_problem(tmp_path / "problem", settings="max_iter: 1500 snapshot: 50")
+    with start_client(cluster_process, made) as first:
         ranks = [
             process
             for process in psutil.Process(cluster_process.pid).children(recursive=True)
@@ -91,7 +91,12 @@ def test_a_lost_scheduler_ends_the_run_with_the_remedy(cluster_process: Any, tmp
         ]
         assert len(ranks) == 2
         cluster_process.kill()
-        _, error = client.communicate(timeout=DEADLINE)
-    assert client.returncode == 1, error.decode()
+        _, error = first.communicate(timeout=DEADLINE)
+    assert first.returncode == 1, error.decode()
     assert b"--resume" in error
     assert not psutil.wait_procs(ranks, timeout=30)[1]
+    reasons = [event.get("message", "") for event in RunFolder(made.folder / "out" / "small.run").read_events()]
+    assert any("scheduler" in reason for reason in reasons)
+    found = cosdask.CaffeOnDask(client, config(made, resume=True, clusterSize=2)).train()
+    whole = cosdask.CaffeOnDask(client, config(made, overwrite=True, clusterSize=2)).train()
+    assert_same(found.params, whole.params)

@@ -40,6 +40,26 @@ def solved(problem: Problem, ranks: int, shuffle: bool = False) -> cosdask.Net:
         pytest.param(
             {"settings": 'max_iter: 12 type: "Adam" momentum2: 0.99 iter_size: 2 clip_gradients: 0.5'}, id="adam"
         ),
+        pytest.param(
+            {"rows": 50, "settings": 'max_iter: 8 type: "Nesterov" regularization_type: "L1" iter_size: 2'},
+            id="nesterov",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"rows": 50, "settings": 'max_iter: 8 type: "AdaGrad" delta: 0.001 clip_gradients: 1'},
+            id="adagrad",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"rows": 50, "settings": 'max_iter: 8 type: "RMSProp" rms_decay: 0.9 delta: 0.01'},
+            id="rmsprop",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"rows": 50, "settings": 'max_iter: 8 type: "AdaDelta" delta: 0.001 iter_size: 2'},
+            id="adadelta",
+            marks=pytest.mark.long,
+        ),
         pytest.param({"middle": BATCH_NORM}, id="batch-norm"),
         pytest.param({"dropout": DROPOUT, "augmented": True}, id="random"),
     ],
@@ -49,6 +69,9 @@ def test_three_workers_are_one_process_with_three_ranks(
 ) -> None:
     """Whatever the solver, the sums and the random numbers, only rounding differs."""
     made = problem(**settings)
+    if any(kind in made.solver.read_text() for kind in ("AdaGrad", "RMSProp")):
+        # these two have no momentum
+        made.solver.write_text(made.solver.read_text().replace("momentum: 0.9", "momentum: 0"))
     result = cosdask.CaffeOnDask(client, config(made)).train()
     assert result.status == "done"
     assert_close(result.net, solved(made, ranks=3), 5e-5 if "dropout" in settings else 1e-5)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from cosdask.data import Index, RowPlan
 from cosdask.data.index import Block
+from cosdask.events import DebugInfo, Progress
+from cosdask.parallel import results
 from cosdask.parallel.job import Job
 
 RANKS, PARTITIONS = 64, 100_000
@@ -28,3 +32,17 @@ def test_many_ranks_and_partitions_are_planned_in_no_time() -> None:
     assert sum(segment.rows for parts in segments for segment in parts) == RANKS * share
     assert len(text) < 2_000_000
     assert Job.from_json(text) == job
+
+
+def test_the_memory_of_what_the_client_keeps_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 9: the history of a long run is thinned out, from its first row to its last; nothing else grows."""
+    monkeypatch.setattr(results, "HISTORY", 100)
+    record = results.Record()
+    for iteration in range(5000):
+        for rank in range(3):
+            record.handle(Progress(rank=rank, iteration=iteration, loss=1.0, lr=0.1))
+        record.handle(DebugInfo(iteration=iteration, lines=["a line"]))
+    found = record.history()["iteration"].tolist()
+    assert 50 <= len(found) <= 100 and not record.events
+    assert found[0] == 0 and found[-1] == record.reached() == 4999
+    assert found == sorted(set(found))

@@ -160,11 +160,12 @@ def test_a_damaged_snapshot_is_passed_over(train: Train, whole: Any) -> None:
 
 def test_automatic_checkpoints_bound_what_is_lost(client: Client, tmp_path: Path) -> None:
     """Where the solver never snapshots, a new group begins from the last checkpoint; a finished run leaves none."""
-    made = make_problem(tmp_path / "problem", settings="max_iter: 40 display: 1 snapshot_after_train: false")
+    made = make_problem(tmp_path / "problem", settings="max_iter: 400 display: 1 snapshot_after_train: false")
     train = Train(client, made, tmp_path / "small.caffemodel")
     whole = train(checkpoint_seconds=0).params
     assert not train.folder.read_snapshots()
-    result = train(Progress, lambda: rank(2).kill(), number=20, checkpoint_seconds=0.001)
+    # each rank's first progress comes at once, the rest half a second later
+    result = train(Progress, lambda: rank(2).kill(), number=5, checkpoint_seconds=0.05)
     (restart,) = train.of(Restarted)
     assert restart.iteration > 0
     assert_same(result.params, whole)
@@ -180,8 +181,11 @@ def test_a_loss_that_is_no_number_stops_with_its_cause(client: Client, tmp_path:
         train()
     assert not train.of(Restarted)
     assert not train.folder.read_snapshots()
+    *_, end = train.folder.read_events()
+    assert end["kind"] == "run_ended" and end["status"] == "failed" and "the loss of iteration" in end["message"]
+    assert "the loss of iteration" in (tmp_path / "small.run" / "report.html").read_text()
     assert train(on_nan="warn").iterations == 12
-    assert len(train.of(Warned)) == 1
+    assert len([event for event in train.of(Warned) if "the loss of iteration" in event.message]) == 1
 
 
 @pytest.mark.long
@@ -193,6 +197,9 @@ def test_fewer_workers_go_on_where_that_is_enough(made: Problem, tmp_path: Path)
     assert train.of(Restarted)
     assert "going on with 1 of 2 workers" in train.of(Warned)[0].message
     assert result.iterations == 40
+    (restart,) = train.of(Restarted)
+    groups = train.folder.read_run()["groups"]
+    assert groups == ([[0, 2, 8], [restart.iteration, 1, 8]] if restart.iteration else [[0, 1, 8]])
 
 
 @pytest.mark.long

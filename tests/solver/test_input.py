@@ -13,7 +13,7 @@ from cosdask import Solver
 from cosdask.data import write_lmdb
 from cosdask.errors import SolverError
 from cosdask.events import Event, RowsSkipped, Warned, from_dict
-from cosdask.solver.loop import InputWatch
+from cosdask.solver.watches import InputWatch
 
 NET = """
 layer { name: "data" type: "Data" top: "data" top: "label" transform_param { scale: 0.01 crop_size: 6 }
