@@ -20,7 +20,7 @@ class SlowRanks:
         >>> slow = SlowRanks(look=10, times=1)
         >>> for rank, busy in enumerate([0.02, 0.05, 0.02]):
         ...     text = slow.notice(
-        ...         Progress(rank=rank, iteration=9, loss=1.0, lr=0.1, busy_seconds=busy, time=float(10 * rank))
+        ...         Progress(rank=rank, iteration=9, loss=1.0, lr=0.1, busy_seconds=busy, time=5.0 * rank)
         ...     )
         >>> print(text)
         rank 1 is busy for 0.05 s in an iteration, the others for 0.02 s: they wait for it. Look at what else runs on
