@@ -274,16 +274,18 @@ class YarnCluster(_Base):
         await super()._stop_async(status=status, diagnostics=diagnostics)
 
     def _stop_sync(self, status: str = "SUCCEEDED", diagnostics: str | None = None) -> None:
-        if self._finalizer is not None and self._finalizer.detach() is not None:
-            _shut_down(self.application_client, status, diagnostics)
-            yarn_client.remove_staging(yarn_client.wait_until_ended(self._yarn(), self.app_id))
-        self._finalizer = None
-        for held in (self.application_client, self._own_client):
-            if held is not None:
-                held.close()
-        self._own_client = None
-        if self._secrets is not None:
-            self._secrets.cleanup()
+        try:
+            if self._finalizer is not None and self._finalizer.detach() is not None:
+                _shut_down(self.application_client, status, diagnostics)
+                yarn_client.remove_staging(yarn_client.wait_until_ended(self._yarn(), self.app_id))
+        finally:
+            self._finalizer = None
+            for held in (self.application_client, self._own_client):
+                if held is not None:
+                    held.close()
+            self._own_client = None
+            if self._secrets is not None:
+                self._secrets.cleanup()
 
     def shutdown(self, status: str = "SUCCEEDED", diagnostics: str | None = None) -> Any:
         """Ends the application and waits until it is gone; a second call does nothing.

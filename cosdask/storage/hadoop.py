@@ -13,7 +13,6 @@ import re
 import socket
 import threading
 from pathlib import Path
-from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from cosdask.errors import ConfigError, StorageError
@@ -27,6 +26,20 @@ _VARIABLE = re.compile(r"\$\{([^${}]+)\}")
 #: the way to each HDFS, by configuration and authority
 _WAYS: dict[tuple[str, str], str] = {}
 _LOCK = threading.Lock()
+
+
+def split_url(url: str) -> tuple[str, str, str]:
+    """Scheme, authority and path; a question mark or a hash is part of the path, as HDFS has it.
+
+    Example:
+        >>> split_url("hdfs://nn:8020/a?b#c"), split_url("/a")
+        (('hdfs', 'nn:8020', '/a?b#c'), ('', '', '/a'))
+    """
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return "", "", url
+    authority, slash, path = rest.partition("/")
+    return scheme, authority, slash + path
 
 
 def conf_folder() -> str:
@@ -82,21 +95,21 @@ def real_url(url: str) -> str:
     Raises:
         StorageError: a mount table that has no place for the name.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "hdfs" and not parts.netloc:
+    scheme, authority, path = split_url(url)
+    if scheme == "hdfs" and not authority:
         base = default_filesystem()
-        return real_url(base + parts.path) if base.startswith("viewfs://") else url
-    return _mounted(url) if parts.scheme == "viewfs" else url
+        return real_url(base + path) if base.startswith("viewfs://") else url
+    return _mounted(url) if scheme == "viewfs" else url
 
 
 def _mounted(url: str) -> str:
     """The target of the longest link that holds the path."""
-    parts = urlsplit(url)
-    table = parts.netloc or urlsplit(default_filesystem()).netloc or "default"
+    _, authority, path = split_url(url)
+    table = authority or split_url(default_filesystem())[1] or "default"
     head = f"fs.viewfs.mounttable.{table}."
     entries = {name.removeprefix(head): value for name, value in _mount_settings().items() if name.startswith(head)}
     links = {name.removeprefix("link."): target for name, target in entries.items() if name.startswith("link.")}
-    path = parts.path or "/"
+    path = path or "/"
     for link in sorted(links, key=len, reverse=True):
         if path == link or path.startswith(link.rstrip("/") + "/"):
             return links[link].rstrip("/") + path[len(link.rstrip("/")) :]
@@ -129,7 +142,7 @@ def http_addresses(authority: str) -> list[str]:
     given = _given(key, authority)
     if not any(given):
         # without nameservices the files speak of one NameNode: is it this one?
-        ours = authority in (sites.get("dfs.namenode.rpc-address"), urlsplit(default_filesystem()).netloc)
+        ours = authority in (sites.get("dfs.namenode.rpc-address"), split_url(default_filesystem())[1])
         given = [sites.get(key, "") if ours else ""] * len(hosts)
     return [f"{scheme}://{_reachable(address, host, port)}" for address, host in zip(given, hosts, strict=False)]
 
@@ -169,7 +182,7 @@ def _open_way(authority: str) -> str:
     rpc, http = rpc_addresses(authority), http_addresses(authority)
     if any(map(_connects, rpc)):
         return "rpc"
-    if any(_connects(urlsplit(url).netloc) for url in http):
+    if any(_connects(split_url(url)[1]) for url in http):
         _LOG.warning("hdfs://%s: the RPC port is closed from here (%s); going over HTTP", authority, ", ".join(rpc))
         return "http"
     raise StorageError(

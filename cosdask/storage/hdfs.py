@@ -13,7 +13,7 @@ from typing import Any
 
 from hdfs_native.fsspec import HdfsFileSystem, ViewfsFileSystem
 
-from cosdask.storage.hadoop import settings
+from cosdask.storage.hadoop import settings, split_url
 from cosdask.storage.hdfs_errors import plain_error
 
 
@@ -91,18 +91,29 @@ class _Writer(io.RawIOBase):
                     self._file.close()
 
 
-class _Renaming:
+class _Shared:
     """What both kinds of names share; what they rename may take the place of what is there."""
 
     replaces = True
     client: Any
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        # hdfs-native's would end at a question mark or a hash
+        return split_url(path)[2] or "/"
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        # hdfs-native's would write a nameservice in small letters
+        host, _, port = split_url(path)[1].partition(":")
+        return {"host": host or None, "port": int(port) if port else None}
 
     def copy_as_usual(self, path: str) -> None:
         """Asks HDFS for the usual number of copies of a file that was written with one."""
         self.client.set_replication(path, int(settings("hdfs-site.xml").get("dfs.replication", 3)))
 
 
-class Hdfs(_Renaming, HdfsFileSystem):
+class Hdfs(_Shared, HdfsFileSystem):
     """``hdfs://``."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -111,7 +122,7 @@ class Hdfs(_Renaming, HdfsFileSystem):
         self.client = _Client(self.client)
 
 
-class Viewfs(_Renaming, ViewfsFileSystem):
+class Viewfs(_Shared, ViewfsFileSystem):
     """``viewfs://``."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:

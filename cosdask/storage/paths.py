@@ -14,12 +14,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 
 from cosdask.errors import StorageError, did_you_mean
-from cosdask.storage.hadoop import default_filesystem, real_url, way_to
+from cosdask.storage.hadoop import default_filesystem, real_url, split_url, way_to
 
 # they are loaded when a URL asks for them
 for _protocol, _class in (
@@ -98,9 +97,10 @@ def filesystem(url: PathLike) -> tuple[Any, str]:
     name = os.fspath(url) if here is None else str(here.absolute())
     if name.startswith(("hdfs://", "viewfs://")):
         name = real_url(name)
-        authority = urlsplit(name).netloc or urlsplit(default_filesystem()).netloc
-        if name.startswith("hdfs://") and authority and way_to(authority) == "http":
-            return fsspec.filesystem("webhdfs", scheme="hdfs", authority=authority), urlsplit(name).path or "/"
+        scheme, authority, path = split_url(name)
+        authority = authority or split_url(default_filesystem())[1]
+        if scheme == "hdfs" and authority and way_to(authority) == "http":
+            return fsspec.filesystem("webhdfs", scheme="hdfs", authority=authority), path or "/"
     try:
         fs, path = fsspec.core.url_to_fs(name)
     except ValueError as error:

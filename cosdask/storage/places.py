@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from cosdask.storage.hadoop import default_filesystem, http_addresses, real_url
+from cosdask.storage.hadoop import default_filesystem, http_addresses, real_url, split_url
 from cosdask.storage.webhdfs import WebHdfsClient
 
 #: seconds for an answer: a run starts without it, too
@@ -30,14 +29,12 @@ def byte_places(url: str) -> list[BytePlace]:
     """
     if not url.startswith(("hdfs://", "viewfs://", "webhdfs://", "swebhdfs://")):
         return []
-    parts = urlsplit(real_url(url))
-    if parts.scheme == "hdfs":
-        addresses = http_addresses(parts.netloc or urlsplit(default_filesystem()).netloc)
-    elif parts.port:
-        addresses = [f"{'https' if parts.scheme == 'swebhdfs' else 'http'}://{parts.netloc}"]
+    scheme, authority, path = split_url(real_url(url))
+    if scheme in ("webhdfs", "swebhdfs") and ":" in authority:
+        addresses = [f"{'https' if scheme == 'swebhdfs' else 'http'}://{authority}"]
     else:
-        addresses = http_addresses(parts.netloc)
-    answer = WebHdfsClient(addresses, silence=_PATIENCE).ask("GETFILEBLOCKLOCATIONS", parts.path)
+        addresses = http_addresses(authority or split_url(default_filesystem())[1])
+    answer = WebHdfsClient(addresses, silence=_PATIENCE).ask("GETFILEBLOCKLOCATIONS", path)
     try:
         blocks = answer["BlockLocations"]["BlockLocation"]
         return [

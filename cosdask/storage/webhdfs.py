@@ -17,15 +17,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from typing import IO, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from fsspec import AbstractFileSystem
 
-from cosdask.storage.hadoop import http_addresses
+from cosdask.storage.hadoop import http_addresses, split_url
 from cosdask.storage.hdfs_errors import java_error
 
 _SILENCE = 60.0
-#: DataNodes tried for one read
+#: DataNodes tried for one file
 _TRIES = 3
 #: bytes fetched at least where a file is read from one end to the other in small pieces
 _AHEAD = 1 << 20
@@ -69,28 +69,40 @@ class WebHdfsClient:
         return found
 
     def read(self, path: str, offset: int, length: int) -> bytes:
-        """Bytes of a file; a DataNode that does not answer is left out of the next try."""
-        without: list[str] = []
-        while True:
-            more = {"excludedatanodes": ",".join(without)} if without else {}
-            place = {"offset": offset, "length": length, **more}
-            target, data = self._any(self._sending("OPEN", path, place, "GET"))
-            if not target:
-                return data
-            try:
-                return self._send(target, "GET")[1]
-            except (ConnectionError, TimeoutError):
-                without.append(urlsplit(target).netloc)
-                if len(without) == _TRIES:
-                    raise
+        """Bytes of a file."""
+        return self._through("OPEN", path, {"offset": offset, "length": length}, "GET", None, {})
 
     def create(self, path: str, data: IO[bytes], size: int) -> None:
         """Write a whole file, over what is there."""
-        target, _ = self._any(self._sending("CREATE", path, {"overwrite": "true"}, "PUT"))
-        if not target:
-            raise OSError(f"{path}: the NameNode named no host to write to")
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        self._send(target, "PUT", data, headers)
+        self._through("CREATE", path, {"overwrite": "true"}, "PUT", data, headers)
+
+    def _through(
+        self,
+        operation: str,
+        path: str,
+        parameters: dict[str, Any],
+        method: str,
+        data: IO[bytes] | None,
+        headers: dict[str, str],
+    ) -> bytes:
+        """What the host says that the NameNode names; a DataNode that does not answer is left out of the next try."""
+        without: list[str] = []
+        while True:
+            more = {"excludedatanodes": ",".join(without)} if without else {}
+            target, said = self._any(self._sending(operation, path, {**parameters, **more}, method))
+            if not target and data is not None:
+                raise OSError(f"{path}: the NameNode named no host to write to")
+            if not target:
+                return said
+            try:
+                if data is not None:
+                    data.seek(0)
+                return self._send(target, method, data, headers)[1]
+            except (ConnectionError, TimeoutError):
+                without.append(split_url(target)[1])
+                if len(without) == _TRIES:
+                    raise
 
     def _sending(
         self, operation: str, path: str, parameters: dict[str, Any], method: str
@@ -128,9 +140,9 @@ class WebHdfsClient:
                     return str(error.headers["Location"]), b""
                 raise _refusal(error, url) from None
         except urllib.error.URLError as error:
-            raise ConnectionError(f"{urlsplit(url).netloc}: {error.reason}") from error
+            raise ConnectionError(f"{split_url(url)[1]}: {error.reason}") from error
         except http.client.HTTPException as error:
-            raise ConnectionError(f"{urlsplit(url).netloc}: the answer broke off ({error!r})") from error
+            raise ConnectionError(f"{split_url(url)[1]}: the answer broke off ({error!r})") from error
 
 
 class _StandbyError(OSError):
@@ -138,7 +150,7 @@ class _StandbyError(OSError):
 
 
 def _refusal(error: urllib.error.HTTPError, url: str) -> OSError:
-    where = urlsplit(url).netloc
+    where = split_url(url)[1]
     if error.code == 401:
         return PermissionError(
             f"{where}: WebHDFS asks for Kerberos here, which only the NameNode's RPC port can do; have it opened"
@@ -178,12 +190,13 @@ class WebHdfs(AbstractFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        return urlsplit(path).path.rstrip("/") or "/" if "://" in path else path.rstrip("/") or "/"
+        return split_url(path)[2].rstrip("/") or "/"
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
-        parts = urlsplit(path)
-        return {"host": parts.hostname or "", "port": parts.port, "scheme": parts.scheme}
+        scheme, authority, _ = split_url(path)
+        host, _, port = authority.rpartition(":") if ":" in authority else (authority, "", "")
+        return {"host": host, "port": int(port) if port else None, "scheme": scheme}
 
     def unstrip_protocol(self, name: str) -> str:
         """The whole name of a path here."""

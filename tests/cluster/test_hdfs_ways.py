@@ -16,7 +16,7 @@ from cosdask.errors import StorageError
 from cosdask.parallel.group import Member
 from cosdask.parallel.locality import Locality, arranged, places_of
 from cosdask.proto import caffe_pb2
-from cosdask.storage import RangeFile, atomic_write, exists, filesystem, read_bytes, stamp
+from cosdask.storage import RangeFile, atomic_write, exists, filesystem, read_bytes, remove, stamp
 from cosdask.storage.places import byte_places
 from tests.cluster.needs import needs_hadoop
 from tests.cluster.test_hdfs_lmdb import images_of, layer
@@ -71,6 +71,9 @@ def test_nameservices_and_mount_tables_work_as_names_of_everything(
                 "hdfs://nova/tests/ways/model",
                 "hdfs://nova/tests/ways/rows/data.mdb",
             ]
+        # as users name their images
+        atomic_write("viewfs:///data/odd?1#2.jpg", b"odd")
+        assert read_bytes("hdfs://nova/tests/ways/odd?1#2.jpg") == b"odd"
         with pytest.raises(StorageError, match=r"viewfs:///data/modle: no such file. In .* there is model"):
             read_bytes("viewfs:///data/modle")
     finally:
@@ -94,6 +97,9 @@ def test_over_http_where_the_rpc_port_is_closed(
             assert read_bytes(f"{base}/deep/model") == content
         with pytest.raises(StorageError, match="already exists"):
             atomic_write(f"{base}/deep/model", b"three", replace=False)
+        atomic_write(f"{base}/odd?1#2.jpg", b"odd")
+        assert read_bytes(f"{base}/odd?1#2.jpg") == b"odd"
+        remove(f"{base}/odd?1#2.jpg")
         fs, path = filesystem(base)
         assert [fs.unstrip_protocol(name) for name in fs.find(path)] == [f"{base}/deep/model"]
         with RangeFile(f"{base}/deep/model") as file:
