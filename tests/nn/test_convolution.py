@@ -40,7 +40,7 @@ def reference(layer: Layer, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 @given(
-    group=st.sampled_from([(1, 3, 2), (2, 4, 6), (3, 3, 3), (4, 4, 8), (2, 2, 2)]),
+    group=st.sampled_from([(1, 3, 2), (2, 4, 6), (3, 3, 3), (4, 4, 8), (2, 2, 2), (1, 1, 3)]),
     kernel=st.integers(1, 4),
     stride=st.integers(1, 3),
     pad=st.integers(0, 2),
@@ -96,22 +96,30 @@ def test_many_groups_give_the_numbers_of_few() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernel"),
-    [((1, 5, 15, 16), 1), ((2, 5, 16, 16), 1), ((2, 5, 50, 50), 1), ((2, 5, 9, 8), 3), ((4, 300, 30, 30), 3)],
+    ("shape", "kernel", "stride"),
+    [
+        ((1, 5, 15, 16), 1, 1),
+        ((2, 5, 16, 16), 1, 1),
+        ((2, 5, 50, 50), 1, 1),
+        ((2, 5, 9, 8), 3, 1),
+        ((4, 300, 30, 30), 3, 1),
+        ((2, 3, 30, 29), 7, 2),
+        ((2, 1, 100, 100), 5, 1),
+    ],
 )
-def test_each_form_gives_the_gradients_of_the_plain_one(shape: tuple[int, ...], kernel: int) -> None:
+def test_each_form_gives_the_gradients_of_the_plain_one(shape: tuple[int, ...], kernel: int, stride: int) -> None:
     """Which product or convolution computes it goes by the shape; the numbers do not (invariant 1)."""
     x, weight = normal(0, *shape), normal(1, 6, shape[1], kernel, kernel)
-    fields = f"num_output: 6 kernel_size: {kernel} pad: {kernel // 2} bias_term: false"
-    text = f'type: "Convolution" convolution_param {{ {fields} }}'
-    layer, change = build(text, shape), normal(2, shape[0], 6, *shape[2:])
+    fields = f"num_output: 6 kernel_size: {kernel} pad: {kernel // 2} stride: {stride} bias_term: false"
+    layer = build(f'type: "Convolution" convolution_param {{ {fields} }}', shape)
+    change = normal(2, *layer.top_shapes[0])
 
     def ours(x: jax.Array, weight: jax.Array) -> jax.Array:
         return (run(layer, [x], [jnp.transpose(weight, HWIO)])[0] * change).sum()
 
     def plain(x: jax.Array, weight: jax.Array) -> jax.Array:
         pads = ((kernel // 2, kernel // 2),) * 2
-        return (lax.conv_general_dilated(x, weight, (1, 1), pads) * change).sum()
+        return (lax.conv_general_dilated(x, weight, (stride, stride), pads) * change).sum()
 
     found, wanted = (compile_function(jax.value_and_grad(f, (0, 1)))(x, weight) for f in (ours, plain))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):

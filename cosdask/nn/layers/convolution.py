@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from cosdask.nn.layer import Array, Layer, Shape, Weight, canonical_axis, count, register
-from cosdask.nn.layers.ops import add_bias, on_cpu, use_layout
+from cosdask.nn.layers.ops import add_bias, isolated, on_cpu, use_layout
 
 #: axes of a 2-D convolution's weights: Caffe's (out, in, height, width) to (height, width, in, out)
 HWIO = (2, 3, 1, 0)
@@ -30,6 +30,8 @@ _MOST_SPLITS = 64
 _MOST_COLUMNS = 1 << 21
 #: places of a 1x1 convolution from which on its forward pass, and up to which its weights' gradient, is XLA's own
 _MANY_PLACES, _FEW_PLACES = 4096, 256
+#: channels up to which a strided convolution is folded, and places of a one-channel window up to which it is a sum
+_FEW_CHANNELS, _MOST_TERMS = 4, 49
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def convolve_last(values: Array, weights: Array, geometry: Geometry) -> Array:
     if group == 1:
         if geometry.kernel == (1, 1) and not any(map(any, geometry.pad)):
             return _pointwise(values, weights, geometry.stride)
+        if on_cpu() and values.dtype == jnp.float32 and geometry.dilation == (1, 1):
+            if weights.shape[2] == 1 and count(geometry.kernel) <= _MOST_TERMS:
+                return _one_channel(values, weights, geometry)
+            if weights.shape[2] <= _FEW_CHANNELS and 1 < geometry.stride[0] == geometry.stride[1]:
+                return _folded(values, weights, geometry)
         if _sums_columns(values, weights, geometry):
             return _by_columns(values, weights, geometry)
         return _xla_convolution(values, weights, geometry, 1)
@@ -92,6 +99,52 @@ def _xla_convolution(values: Array, weights: Array, geometry: Geometry, group: i
         dimension_numbers=_LAST,
         feature_group_count=group,
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _one_channel(values: Array, weights: Array, geometry: Geometry) -> Array:
+    """A convolution of one channel as a weighted sum of shifted values: XLA's own spends its time on sorting them."""
+    return isolated(lambda values, weights: _depthwise(values, weights, geometry), values, weights)
+
+
+def _one_channel_forward(values: Array, weights: Array, geometry: Geometry) -> tuple[Array, tuple[Array, Array]]:
+    return _one_channel(values, weights, geometry), (values, weights)
+
+
+def _one_channel_backward(geometry: Geometry, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    values, weights = saved
+    _, pull = jax.vjp(lambda values, weights: _xla_convolution(values, weights, geometry, 1), values, weights)
+    bottom, change = pull(gradient)
+    return bottom, change
+
+
+_one_channel.defvjp(_one_channel_forward, _one_channel_backward)
+
+
+def _folded(values: Array, weights: Array, geometry: Geometry) -> Array:
+    """A strided convolution of few channels as one of stride 1, with the places of a stride's square as channels."""
+    (step, _), sizes = geometry.stride, values.shape[1:3]
+    blocks = [-(-kernel // step) for kernel in geometry.kernel]
+    windows = [
+        (size + sum(pad) - kernel) // step + 1
+        for size, pad, kernel in zip(sizes, geometry.pad, geometry.kernel, strict=True)
+    ]
+    high, wide = (first - 1 + more for first, more in zip(windows, blocks, strict=True))
+    zero = jnp.zeros((), values.dtype)
+    ends = [
+        (before, length * step - size - before, 0)
+        for length, size, (before, _) in zip((high, wide), sizes, geometry.pad, strict=True)
+    ]
+    padded = lax.pad(values, zero, ((0, 0, 0), *ends, (0, 0, 0)))
+    number, channels, outputs = values.shape[0], *weights.shape[2:]
+    folded = padded.reshape(number, high, step, wide, step, channels).transpose(0, 1, 3, 2, 4, 5)
+    rests = [(0, more * step - kernel, 0) for more, kernel in zip(blocks, geometry.kernel, strict=True)]
+    filled = lax.pad(weights, zero, (*rests, (0, 0, 0), (0, 0, 0)))
+    table = filled.reshape(blocks[0], step, blocks[1], step, channels, outputs).transpose(0, 2, 1, 3, 4, 5)
+    inner = step * step * channels
+    plain = Geometry((blocks[0], blocks[1]), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    top = folded.reshape(number, high, wide, inner), table.reshape(*blocks, inner, outputs)
+    return _xla_convolution(*top, plain, 1)
 
 
 def _sums_columns(values: Array, weights: Array, geometry: Geometry) -> bool:
