@@ -6,6 +6,7 @@ The tests run them by the same function, in an empty folder each.
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import re
 import sys
@@ -58,6 +59,8 @@ def execute(name: str, folder: Path, deadline: int = DEADLINE) -> Any:
     paths = [str(FOLDER.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     environment.pop("MPLBACKEND", None)
+    # as in a shell whose environment is activated: cells that run commands find them
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     client.execute(env=environment)
     return _tidied(notebook, folder)
 
@@ -108,6 +111,8 @@ def _joined(found: Sequence[Any]) -> list[Any]:
 def _plain(text: str, folder: Path) -> str:
     for name in {str(folder), str(folder.resolve())}:
         text = text.replace(f"{name}/", "").replace(name, ".")
+    # the folder in HDFS of whoever ran it
+    text = text.replace(f"/user/{os.environ.get('HADOOP_USER_NAME') or getpass.getuser()}/", "/user/me/")
     return _MOMENT.sub("", text)
 
 
