@@ -97,10 +97,10 @@ def filesystem(url: PathLike) -> tuple[Any, str]:
     name = os.fspath(url) if here is None else str(here.absolute())
     if name.startswith(("hdfs://", "viewfs://")):
         name = real_url(name)
-        scheme, authority, path = split_url(name)
+        kind, authority, place = split_url(name)
         authority = authority or split_url(default_filesystem())[1]
-        if scheme == "hdfs" and authority and way_to(authority) == "http":
-            return fsspec.filesystem("webhdfs", scheme="hdfs", authority=authority), path or "/"
+        if kind == "hdfs" and authority and way_to(authority) == "http":
+            return fsspec.filesystem("webhdfs", scheme="hdfs", authority=authority), place or "/"
     try:
         fs, path = fsspec.core.url_to_fs(name)
     except ValueError as error:
