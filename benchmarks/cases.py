@@ -75,6 +75,26 @@ _STEPS = {
     "LRCN": _step("lrcn", "LRCN", batch=16, steps=8, chunk=1, warmup=3, goal=1.0),
 }
 
+_JPEG = {
+    store: Case(
+        name=name,
+        title=f"JPEG 256 x 256 in {store} to 227 x 227 crops, 64 rows: feed / bare cv2.imdecode, as many threads",
+        net=name,
+        ours="benchmarks.side_feed",
+        other="benchmarks.side_decode",
+        batch=64,
+        steps=80,
+        chunk=10,
+        warmup=16,
+        goal=goal,
+    )
+    for store, name, goal in (
+        ("LMDB", "jpeg", 0.9),
+        ("parquet", "jpeg_parquet", 0.85),
+        ("a SequenceFile", "jpeg_sequence", 0.8),
+    )
+}
+
 CASES = (
     *_STEPS.values(),
     *(_forward(case, title) for title, case in _STEPS.items()),
@@ -117,53 +137,13 @@ CASES = (
         other="benchmarks.side_memory",
         goal=0.95,
     ),
-    Case(
-        name="jpeg",
-        title="JPEG 256 x 256 in LMDB to 227 x 227 crops, 64 rows: feed / bare cv2.imdecode, as many threads",
-        net="jpeg",
-        ours="benchmarks.side_feed",
-        other="benchmarks.side_decode",
-        batch=64,
-        steps=80,
-        chunk=10,
-        warmup=16,
-        goal=0.9,
-    ),
-    Case(
-        name="jpeg_parquet",
-        title="JPEG 256 x 256 in parquet to 227 x 227 crops, 64 rows: feed / bare cv2.imdecode, as many threads",
-        net="jpeg_parquet",
-        ours="benchmarks.side_feed",
-        other="benchmarks.side_decode",
-        batch=64,
-        steps=80,
-        chunk=10,
-        warmup=16,
-        goal=0.85,
-    ),
-    Case(
-        name="jpeg_sequence",
-        title="JPEG 256 x 256 in a SequenceFile to 227 x 227 crops, 64 rows: feed / bare cv2.imdecode, as many threads",
-        net="jpeg_sequence",
-        ours="benchmarks.side_feed",
-        other="benchmarks.side_decode",
-        batch=64,
-        steps=80,
-        chunk=10,
-        warmup=16,
-        goal=0.8,
-    ),
-    Case(
+    *_JPEG.values(),
+    replace(
+        _JPEG["parquet"],
         name="jpeg_parquet_hdfs",
         title="JPEG 256 x 256 in parquet to 227 x 227 crops, 64 rows: feed from HDFS / feed from a local file",
-        net="jpeg_parquet",
         ours="benchmarks.side_feed_hdfs",
         other="benchmarks.side_feed",
-        batch=64,
-        steps=80,
-        chunk=10,
-        warmup=16,
-        goal=0.85,
     ),
     Case(
         name="raw",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
-import zlib
 from typing import Any
+
+from cosdask.parallel.packed import pack, unpack
 
 #: options of a Config that a job carries under the same names
 JOB_OPTIONS = (
@@ -119,13 +119,13 @@ class Job:
         text = json.dumps(vars(self), separators=(",", ":"))
         if len(text) < _PACKED_FROM:
             return text
-        return _PACKED + base64.b64encode(zlib.compress(text.encode(), level=1)).decode()
+        return _PACKED + pack(text)
 
     @classmethod
     def from_json(cls, text: str) -> Job:
         """The job that :meth:`to_json` wrote."""
         if text.startswith(_PACKED):
-            text = zlib.decompress(base64.b64decode(text[len(_PACKED) :])).decode()
+            text = unpack(text[len(_PACKED) :])
         return cls(**json.loads(text))
 
     @property

@@ -7,12 +7,12 @@ together, long batches packed; what is rare (snapshots, validations, warnings) g
 
 from __future__ import annotations
 
-import base64
 import json
 import time
-import zlib
 from collections.abc import Callable
 from typing import Any
+
+from cosdask.parallel.packed import pack, unpack
 
 #: seconds between two messages that hold nothing but progress
 PAUSE = 0.5
@@ -69,12 +69,12 @@ def _packed(events: list[dict[str, Any]]) -> Any:
     text = json.dumps(events)
     if len(text) < _PACKED_FROM:
         return events
-    return base64.b64encode(zlib.compress(text.encode())).decode()
+    return pack(text)
 
 
 def opened(message: Any) -> list[dict[str, Any]]:
     """The events of a message."""
     if isinstance(message, str):
-        message = json.loads(zlib.decompress(base64.b64decode(message)))
+        message = json.loads(unpack(message))
     found: list[dict[str, Any]] = message
     return found
