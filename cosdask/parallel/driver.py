@@ -49,7 +49,7 @@ from cosdask.parallel.snapshots import newest_whole
 from cosdask.parallel.sources import data_layer, dataframe_of, source_options, source_spec
 from cosdask.proto import caffe_pb2, read_solver, to_text
 from cosdask.solver import solver_seed
-from cosdask.storage import RunFolder, join, run_folder_for
+from cosdask.storage import RunFolder, Snapshot, join, run_folder_for
 from cosdask.view import Consumer, TensorBoard, default_consumers
 
 Result = TypeVar("Result")
@@ -156,19 +156,23 @@ class CaffeOnDask:
         members = on_interface(client, self._members(client), config.interface)
         # a run that its client left may still be going on, and writes one more snapshot when told to end
         check_free(client, members, take_over=absolute(config.model) if config.resume else "")
-        order = None
+        order = before = None
         if config.resume:
-            config, param.random_seed = _resumed(config, folder)
-            order = folder.read_run()["source"].get("table", {}).get("pieces")
+            # first, for it says in plain words where there is nothing to go on from
+            newest = _newest(folder)
+            before = folder.read_run()
+            config, param.random_seed = _resumed(config, newest["state"], before), before["seed"]
+            order = before["source"].get("table", {}).get("pieces")
         factor = scale(param, config, len(members) * config.devices)
         with RunInputs() as inputs:
             with spares_ahead(client, members, config.threads or 0):
                 job, members = self._job(client, config, param, members, source, validation, validate, inputs, order)
             job = replace(job, lr_scale=factor)
-            if self.config.resume and job.groups:
-                job = replace(job, groups=_resumed_groups(folder, job))
-            if not self.config.resume:
+            if before is None:
                 folder.reset()
+            elif job.groups:
+                ((_, size, rows),) = job.groups
+                job = replace(job, groups=regrouped(before.get("groups", []), newest["iteration"], size, rows))
             folder.write_run(_run_description(config, job, members))
             run = Run(client, job.topic, folder, self._listeners(folder))
             with run:
@@ -317,32 +321,22 @@ def _arranged(client: Client, config: Config, locality: Locality, members: list[
     return arranged(client, members, locality, config.devices, config.threads)
 
 
-def _resumed(config: Config, folder: RunFolder) -> tuple[Config, int]:
-    """The options and the seed to go on with: what decides the rows' order is the run's own, whatever is asked now."""
-    # first, for it says in plain words where there is nothing to go on from
-    newest = _newest_state(folder)
-    options, run = config.to_dict(), folder.read_run()
+def _resumed(config: Config, state: str, run: dict[str, Any]) -> Config:
+    """The options to go on with: what decides the rows' order is the run's own, whatever is asked now."""
+    options = config.to_dict()
     if config.shuffle and not run.get("shuffle"):
         raise ConfigError("--resume: the run was begun without --shuffle; leave it out to go on.", option="shuffle")
-    options.update(snapshot=newest, resume=False, shuffle=bool(run.get("shuffle")))
-    return Config.from_dict(options), run["seed"]
+    options.update(snapshot=state, resume=False, shuffle=bool(run.get("shuffle")))
+    return Config.from_dict(options)
 
 
-def _resumed_groups(folder: RunFolder, job: Job) -> list[list[int]]:
-    """The sizes that the group has had before and has now, of a run that is taken up."""
-    newest, _ = newest_whole(folder)
-    ((_, devices, rows),) = job.groups
-    before = folder.read_run().get("groups", [])
-    return regrouped(before, newest["iteration"] if newest else 0, devices, rows)
-
-
-def _newest_state(folder: RunFolder) -> str:
-    """The state of the newest whole snapshot of a run."""
+def _newest(folder: RunFolder) -> Snapshot:
+    """The newest whole snapshot of a run, as its folder lists it."""
     found, problems = newest_whole(folder)
     if found is None:
         why = " ".join(problems) or "It was never started, or ended before its first snapshot."
         raise ConfigError(f"--resume: {folder.url} holds no whole snapshot. {why}", option="resume")
-    return found["state"]
+    return found
 
 
 def _then(value: Any, function: Callable[[Any], Any]) -> Any:
