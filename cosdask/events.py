@@ -297,6 +297,20 @@ _KINDS: dict[str, type[Event]] = {
 }
 
 
+def thin_out(steps: dict[int, Any], most: int) -> None:
+    """Drop every other entry where there are more than ``most``, by iteration, but not the first and the last.
+
+    Example:
+        >>> steps = dict.fromkeys(range(7))
+        >>> thin_out(steps, 5)
+        >>> list(steps)
+        [0, 2, 4, 6]
+    """
+    if len(steps) > most:
+        for iteration in sorted(steps)[1:-1:2]:
+            del steps[iteration]
+
+
 def from_dict(record: Mapping[str, Any]) -> Event:
     """The event that :meth:`Event.to_dict` wrote.
 

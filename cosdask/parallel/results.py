@@ -20,6 +20,7 @@ from cosdask.events import (
     Snapshot,
     Validation,
     ValidationStarted,
+    thin_out,
 )
 from cosdask.nn.net import Net
 from cosdask.proto import caffe_pb2, parse_solver
@@ -112,9 +113,7 @@ class Record:
             "communication_share": event.communication_share,
             **{name: value for name, value in event.outputs.items() if name != "loss"},
         }
-        if len(self._rows) > HISTORY:
-            for iteration in sorted(self._rows)[1:-1:2]:
-                del self._rows[iteration]
+        thin_out(self._rows, HISTORY)
 
     def close(self) -> None:
         """Nothing to end."""

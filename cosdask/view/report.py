@@ -21,6 +21,7 @@ from cosdask.events import (
     Validation,
     Warned,
     from_dict,
+    thin_out,
 )
 from cosdask.storage import RunFolder, atomic_write, join
 from cosdask.view.caffe_lines import describe_run
@@ -89,9 +90,7 @@ class Course:
                 self.ranks[event.rank] = event
                 if event.rank == 0:
                     self.steps[event.iteration] = event
-                    if len(self.steps) > _ROWS:
-                        for iteration in sorted(self.steps)[1:-1:2]:
-                            del self.steps[iteration]
+                    thin_out(self.steps, _ROWS)
             case Validation():
                 self.validations[event.net, event.iteration] = event
             case RunStarted() | RunEnded() | Restarted() | Warned():
