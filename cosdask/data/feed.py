@@ -51,7 +51,8 @@ class _Ahead:
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._queue: queue.Queue[Future[Batch | None]] = queue.Queue(max(1, depth, threads or _cpus()))
-        self._stop = threading.Event()
+        # no Event: setting one takes its lock, which ask_to_end must never wait for
+        self._stopped = False
         self._ended = False
         self.wait_seconds = 0.0
         self._work = [0.0, 0.0]
@@ -71,6 +72,9 @@ class _Ahead:
                 self._put(_done(None))
         except BaseException as error:
             self._put(_failed(error))
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=self._stopped)
 
     def _decoding(self, pieces: Pieces) -> Future[Batch | None]:
         if self._threads is None or self._threads == 1:
@@ -103,7 +107,7 @@ class _Ahead:
 
     def _put(self, outcome: Future[Batch | None]) -> bool:
         """Hand over an outcome; False when the consumer has closed."""
-        while not self._stop.is_set():
+        while not self._stopped:
             try:
                 self._queue.put(outcome, timeout=0.5)
                 return True
@@ -135,22 +139,23 @@ class _Ahead:
         self._ended = batch is None
         return batch
 
+    def ask_to_end(self) -> None:
+        """Let the threads end soon, without waiting for them and without taking any lock."""
+        self._ended = self._stopped = True
+
     def close(self) -> None:
         """End the threads.
 
         Raises:
             DeadlineError: a read did not return in time.
         """
-        self._ended = True
-        self._stop.set()
+        self.ask_to_end()
         while not self._queue.empty():
             try:
                 self._queue.get_nowait().cancel()
             except queue.Empty:
                 break
         self._thread.join(_CLOSING)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
         if self._thread.is_alive():
             raise DeadlineError(f"{self._source.where}: a read did not end within {_CLOSING:.0f} s")
 
@@ -234,6 +239,14 @@ class Feed:
             raise DataError(f"{self._source.where}: a batch of {batch.rows} rows, {self.batch_size} are due")
         self.rows += batch.rows
         return batch.arrays
+
+    def ask_to_end(self) -> None:
+        """Let the threads end soon, without waiting for them.
+
+        For finalizers: the garbage collector calls these in any thread at any allocation, also where that thread
+        holds a lock that the reading thread needs in order to end.
+        """
+        self._ahead.ask_to_end()
 
     def close(self) -> None:
         """End the threads; may be called again.

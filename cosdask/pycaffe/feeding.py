@@ -42,13 +42,13 @@ class RowReader:
             size = self._source.batch_size
             self._feed = Feed(self._source, plan, 0, size, first_batch=self.first_batch, seed=self._seed)
             # pycaffe's nets have no close: the threads end with the net
-            self._end = weakref.finalize(self, self._feed.close)
+            weakref.finalize(self, self._feed.ask_to_end)
         return {top: np.asarray(array) for top, array in self._source.finish(next(self._feed)).items()}
 
     def seek(self, batch: int) -> None:
         """Go on with another batch of the stream."""
         if self._feed is not None:
-            self._end()
+            self._feed.close()
             self._feed = None
         self.first_batch = batch
 

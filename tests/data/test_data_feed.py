@@ -164,6 +164,22 @@ def test_a_storage_that_does_not_answer_is_an_error(gated: Gated) -> None:
     feed.close()
 
 
+def test_a_finalizer_may_ask_for_the_end_while_a_read_waits(gated: Gated) -> None:
+    """The collector may call it in a thread that holds what the read waits for: it returns, and the thread ends later.
+
+    A net's own finalizer once closed its feed: two tests of pycaffe lost 30 seconds each to a lock of their thread's.
+    """
+    feed = Feed(gated, RowPlan(10, 1), 0, 1, threads=1)
+    feed.ask_to_end()
+    thread = feed._ahead._thread
+    assert thread.is_alive()
+    gated.open_gate(1000)
+    thread.join(30)
+    assert not thread.is_alive()
+    with pytest.raises(StopIteration):
+        next(feed)
+
+
 def test_closing_ends_the_threads_and_may_be_repeated(gated: Gated) -> None:
     """Nothing goes on after close(), also when the queue is full; a closed feed is at its end."""
     before = threading.active_count()
