@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import h5py
 import numpy as np
 import pyarrow as pa
 
@@ -16,6 +15,9 @@ from cosdask.data.draw import Draw
 from cosdask.data.index import Block, Index
 from cosdask.errors import DataError, StorageError, did_you_mean
 from cosdask.storage import FileStamp, filesystem, missing, parent, read_text, resolve, stamp
+
+if TYPE_CHECKING:
+    import h5py
 
 #: Most bytes of a list of files.
 _LIST_LIMIT = 64 << 20
@@ -29,6 +31,8 @@ def reading_hdf5(name: str) -> Iterator[h5py.File]:
         StorageError: no such file.
         DataError: not a readable HDF5 file.
     """
+    import h5py  # loaded by those who read HDF5 only
+
     fs, path = filesystem(name)
     try:
         with fs.open(path, "rb") as raw, h5py.File(raw, "r") as file:
@@ -87,6 +91,8 @@ class Hdf5Source(Source):
             yield file
 
     def _check(self, name: str, file: h5py.File) -> None:
+        import h5py
+
         sizes = {}
         for top in self.layer.top:
             if not isinstance(file.get(top), h5py.Dataset):

@@ -12,15 +12,17 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 
 from cosdask.data.index import Block, Index
 from cosdask.data.tables import Table
 from cosdask.errors import ConfigError, DataError, did_you_mean
 from cosdask.storage import FileStamp
+
+if TYPE_CHECKING:
+    import duckdb
 
 _LOCAL = threading.local()
 #: The engine's settings, which are then locked.
@@ -60,6 +62,9 @@ _FUNCTIONS = frozenset(_NAMES.split())
 
 def _engine() -> duckdb.DuckDBPyConnection:
     """This thread's engine: opening one takes longer than evaluating many batches."""
+    # loaded by those who select columns only
+    import duckdb
+
     if not hasattr(_LOCAL, "engine"):
         engine = duckdb.connect(":memory:", config=dict(_SETTINGS))
         for macro in _MACROS:
@@ -140,6 +145,8 @@ class SelectedTable(Table):
                 yield from found.combine_chunks().to_batches()
 
     def _select(self, rows: pa.Table) -> pa.Table:
+        import duckdb
+
         engine = _engine()
         engine.register(_ROWS, rows)
         try:

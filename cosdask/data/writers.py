@@ -9,7 +9,6 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cosdask.data.images import image_schema
 from cosdask.errors import DataError, StorageError
@@ -112,6 +111,8 @@ def write_parquet(
     """
     schema = image_schema("HWC", pa.string()).remove_metadata()
     count = 0
+    import pyarrow.parquet as pq  # see cosdask.data.formats
+
     with atomic_output(path) as file, pq.ParquetWriter(file, schema) as writer:
         rows: list[dict[str, object]] = []
         for datum in _datums(images, list(labels)):

@@ -6,7 +6,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from cosdask.errors import WeightsError
@@ -23,6 +22,8 @@ from cosdask.proto import (
 from cosdask.storage import atomic_write, read_bytes
 
 if TYPE_CHECKING:
+    import h5py
+
     from cosdask.nn.net import Net
 
 Blobs = Mapping[str, Sequence[np.ndarray | None]]
@@ -124,6 +125,8 @@ def open_hdf5(path: str) -> h5py.File:
     Raises:
         WeightsError: for a file that is no HDF5.
     """
+    import h5py  # loaded by those who read or write HDF5 only
+
     try:
         return h5py.File(io.BytesIO(read_bytes(path)), "r")
     except OSError as error:
@@ -133,6 +136,8 @@ def open_hdf5(path: str) -> h5py.File:
 
 
 def _to_hdf5(message: caffe_pb2.NetParameter, net: Net, blobs: Blobs) -> bytes:
+    import h5py
+
     buffer = io.BytesIO()
     owners = {node.key: [ref.owner == node.key for ref in node.weights] for node in net.graph.nodes}
     with h5py.File(buffer, "w") as file:

@@ -6,7 +6,6 @@ import io
 import os
 from dataclasses import dataclass
 
-import h5py
 import jax.numpy as jnp
 import numpy as np
 
@@ -132,6 +131,8 @@ def _state_from_binary(path: str) -> SavedState:
 
 
 def _state_to_hdf5(saved: SavedState) -> bytes:
+    import h5py  # loaded by those who write HDF5 only
+
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.create_dataset("iter", data=np.array([saved.iteration], np.int32))

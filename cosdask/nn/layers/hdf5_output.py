@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from cosdask.errors import NetError, StorageError
 from cosdask.nn.layer import Array, Layer, register
 from cosdask.proto import caffe_pb2
 from cosdask.storage import local_path
+
+if TYPE_CHECKING:
+    import h5py
 
 _NAMES = ("data", "label")
 #: Rows that lie together in a file.
@@ -85,6 +88,8 @@ class OutputFiles:
             StorageError: a file that cannot be written.
             NetError: rows of another shape than those before.
         """
+        import h5py  # loaded by those who write HDF5 only
+
         for path, blobs in self._files:
             try:
                 with h5py.File(path, "a" if path in self._begun else "w") as file:
