@@ -7,10 +7,13 @@ import glob
 import hashlib
 import os
 import platform
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+from jax._src.lru_cache import LRUCache
 
 from cosdask.caches import cache_folder, prune
 
@@ -32,6 +35,7 @@ def keep_programs() -> None:
     They lie in the user's cache (:func:`cosdask.caches.cache_folder`), apart for each kind of processor, since homes
     are shared between hosts. Where JAX has been told of a place already (``JAX_COMPILATION_CACHE_DIR``), it stays.
     """
+    keep_programs_whole()
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     folder = cache_folder("programs") / _processor()
@@ -44,6 +48,30 @@ def keep_programs() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def keep_programs_whole() -> None:
+    """Have JAX put a compiled program into its cache at once, under its name only when it is whole.
+
+    JAX writes in place: another process may read half a program, and where a process is killed meanwhile half a program
+    stays for good, with a warning and a new compilation in every process that needs it.
+    """
+    LRUCache.put = _put_whole  # type: ignore[assignment, method-assign]
+
+
+_put_in_place = LRUCache.put
+
+
+def _put_whole(cache: LRUCache, key: str, value: bytes) -> None:
+    folder = cache.path
+    if cache.eviction_enabled or not isinstance(folder, Path):
+        _put_in_place(cache, key, value)  # under a lock of its own, or not on this machine
+        return
+    place = folder / f"{key}-cache"
+    if not place.exists():
+        beside = folder / f"{key}.{os.getpid()}-{threading.get_ident()}.part"
+        beside.write_bytes(value)
+        beside.replace(place)
 
 
 def _processor() -> str:

@@ -17,6 +17,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import hypothesis
 import pytest
 
+from cosdask.device import keep_programs_whole
+
 _ROOT = Path(__file__).resolve().parents[1]
 # scripts and modules that tests run as a user would; they are no tests, nor do they hold examples
 collect_ignore_glob = ["conftest.py", "*/conftest.py", "pycaffe/scripts/*", "nn/my_python_layers.py"]
@@ -33,8 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the session, its doctests and its child processes a cache folder of their own."""
     config.stash[_CACHE] = tempfile.mkdtemp(prefix="cosdask-tests-")
     os.environ["COSDASK_CACHE_DIR"] = config.stash[_CACHE]
-    # most of the tests' time is compiling, and many tests and ranks compile the same
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(config.stash[_CACHE]) / "compiled")
+    # most of the tests' time is compiling, and many tests and ranks compile the same: where tests are shared out over
+    # processes, these share the programs
+    if not hasattr(config, "workerinput"):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(config.stash[_CACHE]) / "compiled")
+    keep_programs_whole()
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
