@@ -113,10 +113,14 @@ def traced(net: Net, compiled: bool = False) -> None:
     }
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
 def test_every_real_net_builds_and_traces_in_both_phases(
-    reference_prototxt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference_prototxt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
 ) -> None:
-    """All files that are nets, from shapes where their data are not here; outputs have the shapes stated."""
+    """All files that are nets, from shapes where their data are not here; outputs have the shapes stated.
+
+    XLA takes them all too; that takes minutes, so ``make test`` compiles one of each kind (below).
+    """
     monkeypatch.chdir(tmp_path)
     nets = all_nets(reference_prototxt)
     assert len({path for path, _ in nets}) == 34
@@ -126,7 +130,7 @@ def test_every_real_net_builds_and_traces_in_both_phases(
         tops = [top for layer in message.layer if is_data_layer(layer) for top in layer.top]
         shapes = {top: fed[top] for top in tops if top in fed}
         net = Net(path, phase, stages=STAGES.get((path.stem, phase), ()), input_shapes=shapes, seed=0)
-        traced(net)
+        traced(net, compiled)
 
 
 @pytest.mark.slow

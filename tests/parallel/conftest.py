@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from conftest_parallel import ranks_alive
+from conftest_parallel import Train, config, ranks_alive
 from distributed import Client
 from problems import Problem, make_problem
 
@@ -50,3 +51,23 @@ def client(cluster: cosdask.LocalCluster) -> Iterator[Client]:
 def problem(tmp_path: Path) -> Callable[..., Problem]:
     """Makes a problem in the test's folder."""
     return lambda **settings: make_problem(tmp_path / "problem", **settings)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    """A problem that validates and writes snapshots, for trainings that something happens to."""
+    settings = "max_iter: 40 snapshot: 15 display: 1 test_interval: 10 test_iter: 2"
+    return make_problem(tmp_path_factory.mktemp("made") / "problem", settings=settings)
+
+
+@pytest.fixture(scope="session")
+def whole(cluster: cosdask.LocalCluster, made: Problem) -> Any:
+    """The weights that it ends with where nothing happens."""
+    with Client(cluster, set_as_default=False) as connected:
+        return cosdask.CaffeOnDask(connected, config(made)).train().params
+
+
+@pytest.fixture
+def train(client: Client, made: Problem, tmp_path: Path) -> Train:
+    """See :class:`Train`."""
+    return Train(client, made, tmp_path / "small.caffemodel")

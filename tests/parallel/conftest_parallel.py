@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from distributed import Client
 from problems import Problem
 
 import cosdask
+from cosdask.events import Event
+from cosdask.storage import RunFolder
 
 
 def ranks_alive() -> list[psutil.Process]:
@@ -26,3 +32,70 @@ def config(problem: Problem, **options: Any) -> cosdask.Config:
     """A configuration of the problem's solver and model, without a progress bar."""
     given = {"conf": str(problem.solver), "model": problem.model, "progress": "none", "rank_silence": 120, **options}
     return cosdask.Config(**given)
+
+
+def rank(number: int) -> psutil.Process:
+    """The process of a rank."""
+    return next(process for process in ranks_alive() if process.name() == f"cosdask-rank-{number}")
+
+
+def assert_same(found: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
+    """Bit for bit."""
+    for name, blobs in whole.items():
+        for mine, other in zip(found[name], blobs, strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
+class Listener:
+    """Keeps events and does something at one of a kind, by default the first."""
+
+    def __init__(
+        self, kind: type[Event] | None = None, act: Callable[[], object] | None = None, number: int = 1
+    ) -> None:
+        self.events: list[Event] = []
+        self._kind, self._act, self._left = kind, act, number
+
+    def handle(self, event: Event) -> None:
+        """Take an event."""
+        self.events.append(event)
+        if self._act is not None and self._kind is not None and isinstance(event, self._kind):
+            self._left -= 1
+            if self._left == 0:
+                self._act()
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """The events of a kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class Train:
+    """Trains a problem, with something happening at an event of a kind."""
+
+    def __init__(self, client: Client, made: Problem, model: Path) -> None:
+        self.client, self.made, self.model = client, made, model
+        self.listener = Listener()
+
+    def __call__(
+        self,
+        kind: type[Event] | None = None,
+        act: Callable[[], object] | None = None,
+        number: int = 1,
+        validate: bool = False,
+        **options: Any,
+    ) -> Any:
+        self.listener = Listener(kind, act, number)
+        settings = config(self.made, model=str(self.model), **options)
+        cos = cosdask.CaffeOnDask(self.client, settings, consumers=[self.listener])
+        return cos.train_with_validation() if validate else cos.train()
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """The events of a kind in the last training."""
+        return self.listener.of(kind)
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run folder."""
+        return RunFolder(self.model.with_suffix(".run"))

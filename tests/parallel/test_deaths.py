@@ -5,30 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from conftest_parallel import config, ranks_alive
+from conftest_parallel import Train, assert_same, rank, ranks_alive
 from distributed import Client
-from problems import Problem, make_problem
-from test_driver import Listener
 
-import cosdask
 from cosdask.events import Progress, Restarted, RunStarted, Snapshot
-
-SETTINGS = "max_iter: 60 snapshot: 20 display: 1"
-
-
-def kill_a_rank(number: int) -> Callable[[], None]:
-    """End a rank's process without warning."""
-
-    def act() -> None:
-        found = {process.name(): process for process in ranks_alive()}
-        found[f"cosdask-rank-{number}"].kill()
-
-    return act
 
 
 def kill_all() -> None:
@@ -42,14 +25,6 @@ def kill_a_worker(client: Client) -> Callable[[], None]:
     address = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
     pid = client.run(os.getpid, workers=[address])[address]
     return lambda: os.kill(pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(cluster: cosdask.LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, Any]:
-    """A problem and the weights that it ends with where nothing happens."""
-    made = make_problem(tmp_path_factory.mktemp("deaths") / "problem", settings=SETTINGS)
-    with Client(cluster, set_as_default=False) as connected:
-        return made, cosdask.CaffeOnDask(connected, config(made)).train().params
 
 
 @pytest.mark.parametrize(
@@ -66,22 +41,14 @@ def undisturbed(cluster: cosdask.LocalCluster, tmp_path_factory: pytest.TempPath
         pytest.param(Snapshot, "worker", id="after a snapshot-worker", marks=pytest.mark.long),
     ],
 )
-def test_a_death_changes_nothing_but_time(
-    client: Client, undisturbed: tuple[Problem, Any], tmp_path: Path, victim: str, moment: type
-) -> None:
+def test_a_death_changes_nothing_but_time(client: Client, train: Train, whole: Any, victim: str, moment: type) -> None:
     """The new group goes on from the newest whole snapshot, or from the start where there is none yet."""
-    made, whole = undisturbed
     acts = {"worker": kill_a_worker, "all": lambda _: kill_all}
-    act = acts[victim](client) if victim in acts else kill_a_rank(int(victim[-1]))
-    listener = Listener(moment, act)
-    settings = config(made, model=str(tmp_path / "small.caffemodel"))
-    result = cosdask.CaffeOnDask(client, settings, consumers=[listener]).train()
+    result = train(moment, acts[victim](client) if victim in acts else lambda: rank(int(victim[-1])).kill())
     assert result.status == "done"
-    restarts = listener.of(Restarted)
+    restarts = train.of(Restarted)
     assert len(restarts) == 1, restarts
     (restart,) = restarts
     assert "worker" in restart.reason if victim == "worker" else "SIGKILL" in restart.reason
-    assert restart.iteration == (20 if moment is Snapshot else 0)
-    for name, blobs in whole.items():
-        for mine, other in zip(result.params[name], blobs, strict=True):
-            np.testing.assert_array_equal(mine, other)
+    assert restart.iteration == (15 if moment is Snapshot else 0)
+    assert_same(result.params, whole)

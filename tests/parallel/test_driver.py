@@ -16,40 +16,15 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest_parallel import config
+from conftest_parallel import Listener, config
 from distributed import Client
 from problems import DROPOUT, Problem, digits
 
 import cosdask
 from cosdask.data import write_lmdb
 from cosdask.errors import ConfigError, CosdaskError, DataError, DeadlineError, GroupError
-from cosdask.events import Event, Progress, RunEnded, RunStarted, Validation
+from cosdask.events import Progress, RunEnded, RunStarted, Validation
 from cosdask.storage import RunFolder
-
-
-class Listener:
-    """Keeps events and does something at one of a kind, by default the first."""
-
-    def __init__(
-        self, kind: type[Event] | None = None, act: Callable[[], object] | None = None, number: int = 1
-    ) -> None:
-        self.events: list[Event] = []
-        self._kind, self._act, self._left = kind, act, number
-
-    def handle(self, event: Event) -> None:
-        """Take an event."""
-        self.events.append(event)
-        if self._act is not None and self._kind is not None and isinstance(event, self._kind):
-            self._left -= 1
-            if self._left == 0:
-                self._act()
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        """The events of a kind."""
-        return [event for event in self.events if isinstance(event, kind)]
 
 
 def test_validation_has_a_row_each_interval_and_one_at_the_end(client: Client, problem: Callable[..., Problem]) -> None:

@@ -11,11 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest_parallel import config
+from conftest_parallel import Listener, assert_same, config
 from distributed import Client
 from problems import Problem, make_problem
-from test_driver import Listener
-from test_recovery import assert_same
 
 import cosdask
 from cosdask.events import RunStarted

@@ -14,33 +14,12 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest_parallel import config, ranks_alive
+from conftest_parallel import Listener, Train, assert_same, config, rank, ranks_alive
 from distributed import Client
 from problems import Problem, make_problem
-from test_driver import Listener
-from test_recovery import SETTINGS, Train, assert_same, rank
 
 import cosdask
 from cosdask.events import Event, Progress, Restarted, Snapshot
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Problem:
-    """A problem that snapshots."""
-    return make_problem(tmp_path_factory.mktemp("faults") / "problem", settings=SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def whole(cluster: cosdask.LocalCluster, made: Problem) -> Any:
-    """The weights that it ends with where nothing happens."""
-    with Client(cluster, set_as_default=False) as connected:
-        return cosdask.CaffeOnDask(connected, config(made)).train().params
-
-
-@pytest.fixture
-def train(client: Client, made: Problem, tmp_path: Path) -> Train:
-    """See :class:`test_recovery.Train`."""
-    return Train(client, made, tmp_path / "small.caffemodel")
 
 
 def as_soon_as(found: Callable[[], object], act: Callable[[], object]) -> threading.Thread:

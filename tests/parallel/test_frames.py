@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest_parallel import config
+from conftest_parallel import Listener, config
 from distributed import Client, futures_of, wait
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import Problem, digits, make_problem
-from test_driver import Listener
 
 import cosdask
 from cosdask.data import write_parquet

@@ -6,85 +6,17 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
 import pytest
-from conftest_parallel import config, ranks_alive
+from conftest_parallel import Train, assert_same, rank, ranks_alive
 from distributed import Client
 from problems import Problem, make_problem
-from test_driver import Listener
 
 import cosdask
 from cosdask.errors import SolverError, StorageError
-from cosdask.events import Event, Progress, Restarted, Snapshot, ValidationStarted, Warned
-from cosdask.storage import RunFolder
-
-SETTINGS = "max_iter: 40 snapshot: 15 display: 1 test_interval: 10 test_iter: 2"
-
-
-def rank(number: int) -> psutil.Process:
-    """The process of a rank."""
-    return next(process for process in ranks_alive() if process.name() == f"cosdask-rank-{number}")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Problem:
-    """A problem that validates and writes snapshots."""
-    return make_problem(tmp_path_factory.mktemp("recovery") / "problem", settings=SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def whole(cluster: cosdask.LocalCluster, made: Problem) -> Any:
-    """The weights that it ends with where nothing happens."""
-    with Client(cluster, set_as_default=False) as connected:
-        return cosdask.CaffeOnDask(connected, config(made)).train().params
-
-
-def assert_same(found: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
-    """Bit for bit."""
-    for name, blobs in whole.items():
-        for mine, other in zip(found[name], blobs, strict=True):
-            np.testing.assert_array_equal(mine, other)
-
-
-class Train:
-    """Trains a problem, with something happening at an event of a kind."""
-
-    def __init__(self, client: Client, made: Problem, model: Path) -> None:
-        self.client, self.made, self.model = client, made, model
-        self.listener = Listener()
-
-    def __call__(
-        self,
-        kind: type[Event] | None = None,
-        act: Callable[[], object] | None = None,
-        number: int = 1,
-        validate: bool = False,
-        **options: Any,
-    ) -> Any:
-        self.listener = Listener(kind, act, number)
-        settings = config(self.made, model=str(self.model), **options)
-        cos = cosdask.CaffeOnDask(self.client, settings, consumers=[self.listener])
-        return cos.train_with_validation() if validate else cos.train()
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        """The events of a kind in the last training."""
-        return self.listener.of(kind)
-
-    @property
-    def folder(self) -> RunFolder:
-        """The run folder."""
-        return RunFolder(self.model.with_suffix(".run"))
-
-
-@pytest.fixture
-def train(client: Client, made: Problem, tmp_path: Path) -> Train:
-    """See :class:`Train`."""
-    return Train(client, made, tmp_path / "small.caffemodel")
+from cosdask.events import Progress, Restarted, Snapshot, ValidationStarted, Warned
 
 
 def test_a_rank_that_hangs_is_ended_and_named(train: Train, whole: Any) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest_parallel import config
+from conftest_parallel import Listener, config
 from distributed import Client
 from problems import Problem
-from test_driver import Listener
 
 import cosdask
 from cosdask.errors import ConfigError
