@@ -58,7 +58,7 @@ def main() -> None:
             engine = solver.engine
             raw = next(engine.feeds[0])
             rate, correction = engine.step_functions.scalars(0)
-            lowered = engine._fused.lower(engine.state, raw, 0, 0, rate, correction)
+            lowered = engine._fused.lower(engine.state, raw, 0, 0, rate, correction, False)
             text = lowered.compile(compiler_options=device.compiler_options()).as_text()
             with jax.profiler.trace(str(Path(folder) / "trace")):
                 solver.step(given.steps)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src.lru_cache import LRUCache
 
 from cosdask.caches import cache_folder, prune
@@ -104,6 +105,15 @@ def compile_function(function: Callable[..., Any], donate: Sequence[int] = (), s
         static_argnums=tuple(static),
         compiler_options=compiler_options() or None,
     )
+
+
+def on_device(array: np.ndarray | jax.Array) -> jax.Array:
+    """A copy of an array on the device; a value also where a user's ``jax.jit`` is tracing: it outlives the trace.
+
+    ``jax.numpy.asarray`` and ``zeros_like`` compile a program for each shape: six seconds for a net of 64 layers.
+    """
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(array, may_alias=False)
 
 
 def cpu_count() -> int:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from cosdask.data import layer_top_shapes
+from cosdask.device import on_device
 from cosdask.errors import NetError, WeightsError, did_you_mean
 from cosdask.nn import layers as _layers  # noqa: F401  (fills the registry)
 from cosdask.nn.execute import Outcome, Params, States, from_caffe, run_graph, to_caffe
@@ -180,7 +181,7 @@ class Net:
             drawn = ref.weight.start
             if drawn is None:
                 drawn = fill(ref.weight.filler, ref.weight.shape, np.random.default_rng(stream))
-            params[key] = _on_device(from_caffe(drawn, ref.weight.axes))
+            params[key] = on_device(from_caffe(drawn, ref.weight.axes))
         return params
 
     def to_blobs(self, params: Params) -> Blobs:
@@ -436,13 +437,7 @@ def _kept(layer: str, position: int, ref: WeightRef, array: Any) -> Array:
             layer=layer,
         )
     whole = np.asarray(array, np.float32).reshape(ref.owner_weight.shape)
-    return _on_device(from_caffe(whole, ref.owner_weight.axes))
-
-
-def _on_device(array: np.ndarray) -> Array:
-    """The array on the device, a value also where a user's ``jax.jit`` is tracing: it is kept beyond the trace."""
-    with jax.ensure_compile_time_eval():
-        return jax.numpy.asarray(array)
+    return on_device(from_caffe(whole, ref.owner_weight.axes))
 
 
 def _check_keys(params: Mapping[str, Any], wanted: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ their own batches and averages with the others (:mod:`cosdask.parallel.rank`).
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,13 +193,13 @@ class Engine:
         """A copy of the current weights; a step gives the state's own buffers away."""
         if self._shown_params is None or self._shown_params[0] is not self.state:
             with jax.ensure_compile_time_eval():  # kept beyond the trace of a user's jit
-                copies = {key: jnp.array(value) for key, value in self.test_params().items()}
+                copies = {key: device.on_device(value) for key, value in self.test_params().items()}
             self._shown_params = (self.state, copies)
         return self._shown_params[1]
 
     def replace_params(self, params: Params) -> None:
         """Train on from other weights; history and iteration stay."""
-        copies = {key: jnp.array(params[key]) for key in self.state.params}
+        copies = {key: device.on_device(params[key]) for key in self.state.params}
         self.state = self._place(self.state._replace(params=copies))
 
     # -- stepping ----------------------------------------------------------------------------------------------------
@@ -261,6 +262,9 @@ class Engine:
                 )
                 for rank in self.settings.ranks
             ]
+            for feed in self._feeds:
+                # who drops a solver without closing it leaves no threads behind
+                weakref.finalize(self, feed.ask_to_end)
         return self._feeds
 
     def step(self) -> None:

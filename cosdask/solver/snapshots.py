@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from cosdask.device import on_device
 from cosdask.errors import WeightsError
 from cosdask.nn.execute import from_caffe, to_caffe
 from cosdask.nn.net import Net
-from cosdask.nn.weights import open_hdf5, save_weights
+from cosdask.nn.weights import open_hdf5, read_numbers, save_weights
 from cosdask.proto import array_to_blob, blob_to_array, caffe_pb2, read_binary
 from cosdask.solver.step import History, State
 from cosdask.storage import atomic_write, exists, parent, resolve
@@ -110,7 +111,7 @@ def history_from_blobs(net: Net, blobs: list[np.ndarray], slots: int, path: str)
                 layer=ref.owner,
             )
         whole = np.asarray(blob, np.float32).reshape(ref.weight.shape)
-        history[key].append(jnp.asarray(from_caffe(whole, ref.weight.axes)))
+        history[key].append(on_device(from_caffe(whole, ref.weight.axes)))
     return {key: tuple(arrays) for key, arrays in history.items()}
 
 
@@ -151,10 +152,10 @@ def _state_from_hdf5(path: str) -> SavedState:
         missing = [name for name in ("iter", "learned_net", "current_step", "history") if name not in file]
         if missing:
             raise WeightsError(f"{path}: lacks {', '.join(missing)}; is it a solver state?", path=path)
-        group = file["history"]
+        history = file["history"]
         return SavedState(
-            int(np.ravel(file["iter"][()])[0]),
+            int(read_numbers(path, file, "iter").ravel()[0]),
             bytes(file["learned_net"][()]).rstrip(b"\0").decode(),
-            int(np.ravel(file["current_step"][()])[0]),
-            [group[str(position)][()] for position in range(len(group))],
+            int(read_numbers(path, file, "current_step").ravel()[0]),
+            [read_numbers(path, history, str(position)) for position in range(len(history))],
         )

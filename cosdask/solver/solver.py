@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
+from cosdask.device import on_device
 from cosdask.errors import SolverError
 from cosdask.events import Event
 from cosdask.nn.net import Net
@@ -146,4 +145,4 @@ class Solver:
 
 
 def _share(engine: Engine, test: Test) -> None:
-    test.net.params = {key: jnp.array(value) for key, value in test.weights(engine.state.params).items()}
+    test.net.params = {key: on_device(value) for key, value in test.weights(engine.state.params).items()}

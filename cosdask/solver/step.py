@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cosdask.device import on_device
 from cosdask.errors import SolverError
 from cosdask.nn.execute import Params
 from cosdask.nn.layer import Array
-from cosdask.nn.layers.ops import on_cpu
+from cosdask.nn.layers.ops import computed_once, on_cpu
 from cosdask.nn.net import Net
 from cosdask.nn.precision import products
 from cosdask.nn.shared import Shared, sharing
@@ -85,7 +86,11 @@ class TrainStep:
 
     def start(self, params: Params) -> State:
         """The state before the first step: the history all zeros."""
-        history = {key: tuple(jnp.zeros_like(value) for _ in range(self.rule.slots)) for key, value in params.items()}
+        # not jnp.zeros_like, which compiles a program for each shape
+        history = {
+            key: tuple(on_device(np.zeros(value.shape, value.dtype)) for _ in range(self.rule.slots))
+            for key, value in params.items()
+        }
         return State(params, history)
 
     def hold_frozen(self, state: State) -> State:
@@ -187,7 +192,7 @@ class TrainStep:
         limit = self.param.clip_gradients
         if limit < 0:
             return grads
-        norm = _norm(grads)
+        norm = computed_once(_norm(grads))
         scale = jnp.where(norm > limit, jnp.float32(limit) / norm, jnp.float32(1))
         return {key: grad * scale for key, grad in grads.items()}
 
@@ -217,7 +222,7 @@ def after_all(gradients: Iterable[Array], rate: Array) -> Array:
     if not bits or not on_cpu():
         return rate
     negative = jnp.sum(jnp.stack(bits)) < 0  # it never is, which the compiler cannot know
-    return rate + jnp.where(negative, jnp.float32(1), jnp.float32(0))
+    return computed_once(rate + jnp.where(negative, jnp.float32(1), jnp.float32(0)))
 
 
 def _regularization(param: caffe_pb2.SolverParameter) -> Callable[[Array, Array, float], Array]:
