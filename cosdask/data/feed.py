@@ -50,7 +50,7 @@ class _Ahead:
         self._source, self._batches, self._decode, self._deadline = source, batches, decode, deadline
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
-        self._queue: queue.Queue[Future[Batch | None]] = queue.Queue(max(1, depth, threads or _cpus()))
+        self._queue: queue.Queue[Future[Batch | None]] = queue.Queue(max(1, depth, threads or 1))
         # no Event: setting one takes its lock, which ask_to_end must never wait for
         self._stopped = False
         self._ended = False
@@ -67,6 +67,8 @@ class _Ahead:
                 while (pieces := self._timed(0, next, self._batches, None)) is not None:
                     if self._threads is None:
                         self._threads = self._needed_threads(pieces)
+                        # with several threads, a place for what each of them decodes
+                        self._queue.maxsize = max(self._queue.maxsize, self._threads or 1)
                     if not self._put(self._decoding(pieces)):
                         return
                 self._put(_done(None))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Most bytes of a list of files.
 _LIST_LIMIT = 64 << 20
+#: Most numbers of a row.
+_ROW_LIMIT = (1 << 31) - 1
 
 
 @contextmanager
@@ -109,6 +111,8 @@ class Hdf5Source(Source):
                     path=name,
                     column=top,
                 )
+            if _size(file[top].shape[1:]) > _ROW_LIMIT:
+                raise DataError(f'{name}: a row of "{top}" has shape {file[top].shape[1:]}', path=name, column=top)
             sizes[top] = file[top].shape[0]
         if len(set(sizes.values())) > 1:
             raise DataError(f"{name}: the data sets differ in rows: {sizes}", path=name)

@@ -262,6 +262,9 @@ class ImageSource(Source):
             return shape == self.image_shape
         if not self.transform.crop:
             return shape == self.image_shape
+        mean = self.transform.mean
+        if mean is not None and shape != mean.shape:
+            return False
         return shape[0] == self.image_shape[0] and min(shape[1:]) >= self.transform.crop
 
     def _one_by_one(self, rows: ImageRows, draw: Draw) -> tuple[np.ndarray, np.ndarray | None]:

@@ -22,6 +22,7 @@ from cosdask.data.image_list import FILE_LIMIT, LIST_LIMIT
 from cosdask.data.index import Block, Index
 from cosdask.data.transform import Transform
 from cosdask.errors import ConfigError, DataError, StorageError
+from cosdask.proto import caffe_pb2
 from cosdask.storage import exists, join, local_path, parent, read_bytes, read_text
 
 _BLOCK = 4096
@@ -142,7 +143,10 @@ class WindowSource(Source):
         Raises:
             DataError: a mean file that is smaller than the crop, or has not three channels.
         """
-        found = Transform(self.layer.transform_param, "TEST", self.base_dir, self.where)
+        param = caffe_pb2.TransformationParameter()
+        param.CopyFrom(self.layer.transform_param)
+        param.ClearField("scale")  # see finish
+        found = Transform(param, "TEST", self.base_dir, self.where)
         found.out_shape((3, found.crop, found.crop) if found.mean is None else (3, *found.mean.shape[1:]))
         return found
 
@@ -290,7 +294,10 @@ class WindowSource(Source):
         return data
 
     def finish(self, raw: Mapping[str, Any], xp: ModuleType = np) -> dict[str, Any]:
-        """See :meth:`Source.finish`: mean and scale where there is no padding, zero where there is."""
+        """See :meth:`Source.finish`: mean and scale where there is no padding, zero where there is.
+
+        As in Caffe the scale is ``window_data_param``'s; that of ``transform_param`` has no effect here.
+        """
         data, label = self.layer.top
         size = self.transform.crop
         box = raw[f"{data}:box"][:, :, None]

@@ -28,7 +28,10 @@ from cosdask.nn.partition import forward_rows, holds_bytes, map_partition
 from cosdask.parallel import CaffeOnDask
 from cosdask.proto import caffe_pb2, to_text
 from cosdask.solver import Engine, Settings
+from cosdask.solver.health import LossWatch
 
+#: Iterations between two looks at the loss: each look waits for the step.
+_LOOK = 20
 _MOMENTUM_RULES = ("SGD", "Nesterov", "AdaDelta", "Adam")
 
 
@@ -150,20 +153,21 @@ class NetEstimator(BaseEstimator):
             given.random_seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         return given
 
-    def _iterations(self, rows: int) -> int:
+    def _iterations(self, rows: int, ranks: int) -> int:
         if self.max_iter is not None:
             return self.max_iter
         if self._solver.HasField("max_iter"):
             return int(self._solver.max_iter)
-        return math.ceil(self.epochs * rows / self.batch_size)
+        return math.ceil(self.epochs * rows / (self.batch_size * ranks))
 
     def _train(self, X: Any, labels: np.ndarray) -> None:
         """Train the net on rows and numbers of classes, and take its weights."""
-        self._solver.max_iter = max(1, self._iterations(len(labels)))
-        self._solver.net_param.CopyFrom(nets.training_net(self._message, self._roles, self._row, self.batch_size))
         client = self._client()
+        ranks = 1 if client is None else max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        self._solver.max_iter = max(1, self._iterations(len(labels), ranks))
+        self._solver.net_param.CopyFrom(nets.training_net(self._message, self._roles, self._row, self.batch_size))
         if client is not None:
-            self._train_on(client, self._distributed(X, labels) if is_dask(X) else self._frame(X, labels))
+            self._train_on(client, ranks, self._distributed(X, labels) if is_dask(X) else self._frame(X, labels))
         else:
             self._train_here(self._frame(_computed(X), labels))
         # the solver's message holds the net as it was trained; nothing asks for it again
@@ -180,9 +184,12 @@ class NetEstimator(BaseEstimator):
         source = frame_source(layer, "TRAIN", self._folder, None, frame=rows)
         settings = Settings(weights=",".join(self._weights()) or None, seed=self._solver.random_seed)
         engine = Engine(self._solver, settings, source=source)
+        watch = LossWatch("stop", lambda warning: None)
         try:
             while engine.iteration < self._solver.max_iter:
                 engine.step()
+                if engine.iteration % _LOOK == 0 or engine.iteration == self._solver.max_iter:
+                    watch(engine.iteration - 1, engine.loss)
             trained = engine.sync_net().to_blobs(engine.current_params())
             self.loss_ = engine.loss
         finally:
@@ -201,7 +208,7 @@ class NetEstimator(BaseEstimator):
             return get_client()
         raise ConfigError(f'client is None, a distributed.Client or "current", not {self.client!r}.')
 
-    def _train_on(self, client: Client, rows: Any) -> None:
+    def _train_on(self, client: Client, ranks: int, rows: Any) -> None:
         with tempfile.TemporaryDirectory(prefix="cosdask-fit-") as scratch:
             place = self.folder or scratch
             conf = Path(scratch) / "solver.prototxt"
@@ -209,7 +216,7 @@ class NetEstimator(BaseEstimator):
             model = (
                 f"{place.rstrip('/')}/model.caffemodel" if "://" in place else os.path.join(place, "model.caffemodel")
             )
-            config = Config(conf=str(conf), model=model, overwrite=True, weights=self.weights or "")
+            config = Config(conf=str(conf), model=model, overwrite=True, weights=self.weights or "", clusterSize=ranks)
             frame = rows.to_pandas(types_mapper=pd.ArrowDtype) if hasattr(rows, "to_pandas") else rows
             result = CaffeOnDask(client, config, consumers=[]).train(source=frame)
             self._take(result.params)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosdask.errors import WeightsError
+from cosdask.errors import CosdaskError, WeightsError
 from cosdask.nn.graph import WeightRef, layer_keys
 from cosdask.nn.layer import REGISTRY, Shape
 from cosdask.proto import (
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Blobs = Mapping[str, Sequence[np.ndarray | None]]
 Wanted = Mapping[str, Sequence[WeightRef]]
+#: How many times as large as in its file a data set may be: no compression of HDF5's does better.
+_MOST_PACKED = 1100
 
 
 def load_weights(path: str, wanted: Wanted) -> Blobs:
@@ -101,38 +104,63 @@ def weights_of(message: caffe_pb2.NetParameter, wanted: Wanted, path: str) -> Bl
 
 
 def _load_hdf5(path: str, wanted: Wanted) -> Blobs:
+    import h5py  # loaded by those who read or write HDF5 only
+
     with open_hdf5(path) as file:
-        if "data" not in file:
+        data = file.get("data")
+        if not isinstance(data, h5py.Group):
             raise WeightsError(f'{path}: has no group "data"; is it a caffemodel in HDF5?', path=path)
         found: dict[str, list[np.ndarray | None]] = {}
-        for name, group in file["data"].items():
+        for name, group in data.items():
             refs = wanted.get(name)
             if refs is None:
                 continue
+            if not isinstance(group, h5py.Group):
+                raise WeightsError(f'{path}: layer "{name}" is no group of weights.', path=path, layer=name)
             # Caffe writes a shared weight under its owner only
             absent = [str(i) not in group and ref.owner != name for i, ref in enumerate(refs)]
             _check_number(path, name, len(group) + sum(absent), len(refs))
             found[name] = [
-                None if gone else _fit(path, name, i, group[str(i)][()], ref.weight.shape)
+                None if gone else _fit(path, name, i, read_numbers(path, group, str(i)), ref.weight.shape)
                 for i, (ref, gone) in enumerate(zip(refs, absent, strict=True))
             ]
         return found
 
 
-def open_hdf5(path: str) -> h5py.File:
-    """Open an HDF5 file at a path or URL for reading.
+@contextmanager
+def open_hdf5(path: str) -> Iterator[h5py.File]:
+    """An HDF5 file at a path or URL, open for reading; what is damaged in it is an error that names it.
 
     Raises:
-        WeightsError: for a file that is no HDF5.
+        WeightsError: for a file that is no HDF5, or is damaged.
     """
-    import h5py  # loaded by those who read or write HDF5 only
+    import h5py
 
+    content = read_bytes(path)
     try:
-        return h5py.File(io.BytesIO(read_bytes(path)), "r")
-    except OSError as error:
-        if isinstance(error, WeightsError) or not str(error).startswith("Unable"):
-            raise
-        raise WeightsError(f"{path}: is no HDF5 file ({error}).", path=path) from error
+        with h5py.File(io.BytesIO(content), "r") as file:
+            yield file
+    except CosdaskError:
+        raise
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: is no HDF5 file, or a damaged one ({error}).", path=path) from error
+
+
+def read_numbers(path: str, group: h5py.Group, name: str) -> np.ndarray:
+    """A data set of numbers; no memory is taken for more than the file can hold.
+
+    Raises:
+        WeightsError: there is none of this name, or it claims more than it holds.
+    """
+    import h5py
+
+    found = group.get(name)
+    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiub":
+        raise WeightsError(f'{path}: {group.name} has no numbers "{name}"; it holds {", ".join(group)}.', path=path)
+    if found.nbytes > _MOST_PACKED * found.id.get_storage_size():
+        raise WeightsError(f"{path}: {found.name} claims shape {found.shape}, of which the file holds less.", path=path)
+    numbers: np.ndarray = found[()]
+    return numbers
 
 
 def _to_hdf5(message: caffe_pb2.NetParameter, net: Net, blobs: Blobs) -> bytes:

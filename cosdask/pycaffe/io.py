@@ -9,11 +9,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cosdask.data.decode import COLOR, GRAY, decode_image
+from cosdask.data.decode import COLOR, decode_image
 from cosdask.errors import DataError, did_you_mean
 from cosdask.proto import array_to_blob, blob_to_array, caffe_pb2, parse_binary
 from cosdask.storage import read_bytes
 
+#: how much red, green and blue count in brightness (ITU-R BT.709, as in scikit-image)
+_BRIGHTNESS = np.array([0.2125, 0.7154, 0.0721], np.float32)
 #: OpenCV's interpolation by the order of the polynomial
 _ORDERS = {0: cv2.INTER_NEAREST, 1: cv2.INTER_LINEAR, 2: cv2.INTER_CUBIC, 3: cv2.INTER_CUBIC}
 
@@ -23,7 +25,7 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
 
     Args:
         filename: a path or URL of whatever OpenCV decodes.
-        color: False for one channel of brightness.
+        color: False for one channel of brightness, of red, green, and blue as scikit-image weighs them.
 
     Returns:
         float32 (height, width, 3) RGB in [0, 1], or (height, width, 1).
@@ -34,11 +36,11 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> np.ndarr
     """
     name = os.fspath(filename)
     try:
-        pixels = decode_image(read_bytes(name), COLOR if color else GRAY)
+        pixels = decode_image(read_bytes(name), COLOR)
     except DataError as error:
         raise DataError(f"{name}: {error}", path=name) from error
-    found = pixels.astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray(found[:, :, ::-1])
+    found = np.ascontiguousarray(pixels[:, :, ::-1].astype(np.float32) / np.float32(255))
+    return found if color else (found @ _BRIGHTNESS)[:, :, None]
 
 
 def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1) -> np.ndarray:
@@ -236,6 +238,10 @@ def arraylist_to_blobprotovector_str(arraylist: Iterable[np.ndarray]) -> bytes:
     return vector.SerializeToString()
 
 
+#: pycaffe's own spelling
+arraylist_to_blobprotovecor_str = arraylist_to_blobprotovector_str
+
+
 def blobprotovector_str_to_arraylist(text: bytes) -> list[np.ndarray]:
     """The arrays of a serialized ``BlobProtoVector``."""
     vector = parse_binary(text, caffe_pb2.BlobProtoVector())
@@ -280,6 +286,7 @@ __all__ = [
     "Transformer",
     "array_to_blobproto",
     "array_to_datum",
+    "arraylist_to_blobprotovecor_str",
     "arraylist_to_blobprotovector_str",
     "blobproto_to_array",
     "blobprotovector_str_to_arraylist",

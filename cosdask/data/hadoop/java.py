@@ -141,7 +141,7 @@ class _Stream:
         if kind == _OBJECT:
             return self.object(depth)
         if kind == _ARRAY:
-            return self.array()
+            return self.array(depth)
         self.refuse(f"an element of kind 0x{kind:02x}")
 
     def string(self, kind: int) -> str:
@@ -153,8 +153,10 @@ class _Stream:
         self.keep(text)
         return text
 
-    def described(self) -> _Class | None:
-        """A class description, or a reference to one."""
+    def described(self, depth: int) -> _Class | None:
+        """A class description, or a reference to one; its superclass is one deeper."""
+        if depth > _DEPTH:
+            self.refuse(f"classes more than {_DEPTH} deep")
         kind = self.number(">B")
         if kind == _NULL:
             return None
@@ -171,8 +173,8 @@ class _Stream:
         self.keep(described)
         described.flags = self.number(">B")
         described.fields = [self.field() for _ in range(self.count())]
-        self.annotation(0)
-        described.parent = self.described()
+        self.annotation(depth)
+        described.parent = self.described(depth + 1)
         return described
 
     def count(self) -> int:
@@ -205,7 +207,7 @@ class _Stream:
                 self.content(depth + 1)
 
     def object(self, depth: int) -> Any:
-        described = self.described()
+        described = self.described(depth)
         if described is None:
             self.refuse("an object without a class")
         found = JavaObject(described.name)
@@ -229,8 +231,8 @@ class _Stream:
             return self.handles[place]
         return found
 
-    def array(self) -> bytes:
-        described = self.described()
+    def array(self, depth: int) -> bytes:
+        described = self.described(depth)
         if described is None or described.name != "[B":
             self.refuse("an array of other things than bytes")
         place = self.keep(None)

@@ -25,17 +25,18 @@ class Dropout(Layer):
         """Read the ratio.
 
         Raises:
-            NetError: where it is not between 0 and 1, both excluded.
+            NetError: where it is not from 0 (all values pass) to below 1.
         """
         self.ratio = self.param.dropout_param.dropout_ratio
-        if not 0 < self.ratio < 1:
-            self.fail(f"dropout_ratio (={self.ratio:g}) must be more than 0 and less than 1.")
+        # Caffe's builds for debugging refuse 0, its usual ones (NDEBUG) run it
+        if not 0 <= self.ratio < 1:
+            self.fail(f"dropout_ratio (={self.ratio:g}) must be 0 or more, and less than 1.")
         self.top_shapes = [self.bottom_shapes[0]]
 
     @property
     def random(self) -> bool:
-        """Only in TRAIN."""
-        return self.phase == "TRAIN"
+        """Only in TRAIN, and where anything is dropped."""
+        return self.phase == "TRAIN" and self.ratio > 0
 
     def forward(self, weights: Sequence[Array], bottoms: Sequence[Array], rng: Array | None) -> list[Array]:
         """The bottom times a random mask in TRAIN, else the bottom."""

@@ -77,8 +77,8 @@ class Windows:
 def place_windows(size: Pair, kernel: Pair, stride: Pair, pad: Pair, floor: bool = False) -> Windows:
     """Caffe's rule for the number of windows.
 
-    The number is rounded up (down where ``floor``); with padding, a last window that would start beyond the bottom
-    is left out.
+    The number is rounded up (down where ``floor``); with padding on any axis, a last window that would start beyond the
+    bottom is left out.
 
     Example:
         >>> place_windows((32, 32), (3, 3), (2, 2), (0, 0)).out
@@ -88,7 +88,7 @@ def place_windows(size: Pair, kernel: Pair, stride: Pair, pad: Pair, floor: bool
     for n, k, s, p in zip(size, kernel, stride, pad, strict=True):
         room = n + 2 * p - k
         count = (room // s if floor else -(-room // s)) + 1
-        if p and (count - 1) * s >= n + p:
+        if any(pad) and (count - 1) * s >= n + p:
             count -= 1
         out.append(count)
     return Windows(size, kernel, stride, pad, (out[0], out[1]))

@@ -28,8 +28,8 @@ def upgrade_net(net: caffe_pb2.NetParameter, keep: bool = True) -> caffe_pb2.Net
         of ``input`` fields.
 
     Raises:
-        ProtoError: an unknown V0 type, a padding layer that no convolution follows, inputs without matching shapes, or
-            ``layer`` and ``layers`` in one net (Caffe would quietly leave one kind out).
+        ProtoError: an unknown V0 type, a padding layer read by neither a convolution nor a pooling, inputs without
+            matching shapes, or ``layer`` and ``layers`` in one net (Caffe would quietly leave one kind out).
 
     Example:
         >>> old = caffe_pb2.NetParameter(layers=[{"name": "c", "type": "CONVOLUTION"}])

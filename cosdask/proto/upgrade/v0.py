@@ -102,7 +102,7 @@ def v0_to_v1(net: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
     """A new net whose ``layers`` are all V1's; those that already were stay.
 
     Raises:
-        ProtoError: an unknown type, or a padding layer that no convolution follows.
+        ProtoError: an unknown type, or a padding layer that neither a convolution nor a pooling follows.
     """
     upgraded = fold_padding(net)
     for layer in upgraded.layers:
@@ -112,7 +112,7 @@ def v0_to_v1(net: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
 
 
 def fold_padding(net: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
-    """A new V0 net without "padding" layers: their ``pad`` goes into the convolutions that read them.
+    """A new V0 net without "padding" layers: their ``pad`` goes into the convolutions and poolings that read them.
 
     Raises:
         ProtoError: another type reads a padding layer, or either has more than one blob; a blob that no layer makes.
@@ -140,8 +140,8 @@ def fold_padding(net: caffe_pb2.NetParameter) -> caffe_pb2.NetParameter:
 
 
 def _check_padding(padding: caffe_pb2.V1LayerParameter, reader: caffe_pb2.V1LayerParameter) -> None:
-    if reader.layer.type != "conv":
-        raise _error(reader, f'it reads padding layer "{padding.layer.name}", which only a "conv" layer can')
+    if reader.layer.type not in _WINDOWED:
+        raise _error(reader, f'it reads padding layer "{padding.layer.name}", which only "conv" and "pool" layers can')
     if len(reader.bottom) != 1:
         raise _error(reader, f"it reads a padding layer and must have 1 bottom, not {len(reader.bottom)}")
     if len(padding.bottom) != 1 or len(padding.top) != 1:
