@@ -164,6 +164,18 @@ def test_a_storage_that_does_not_answer_is_an_error(gated: Gated) -> None:
     feed.close()
 
 
+def test_many_cores_do_not_deepen_the_queue_of_one_thread(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that one thread decodes wait as ``depth`` says: each batch in the queue is whole, and may be large."""
+    monkeypatch.setattr("cosdask.data.feed._cpus", lambda: 96)
+    gated.open_gate(1000)
+    with Feed(gated, RowPlan(10, 1), 0, 1, depth=3) as feed:
+        next(feed)
+        ahead = feed._ahead
+        ahead._thread.join(0.3)
+        assert ahead._queue.maxsize == 3
+        assert gated.count <= 1 + 3 + 1
+
+
 def test_a_finalizer_may_ask_for_the_end_while_a_read_waits(gated: Gated) -> None:
     """The collector may call it in a thread that holds what the read waits for: it returns, and the thread ends later.
 

@@ -120,7 +120,8 @@ def windows(pictures: Path) -> Path:
 def test_batches_of_windows(windows: Path) -> None:
     """A quarter of each batch has an object and its class, behind windows without one, labeled 0."""
     block = f'source: "{windows}/windows.txt" root_folder: "{windows}/" batch_size: 8 bg_threshold: 0.4 scale: 0.5'
-    text = layer("WindowData", f"{block} cache_images: true", "crop_size: 6 mean_value: 10 mirror: true")
+    # Caffe's layer looks at its own scale only
+    text = layer("WindowData", f"{block} cache_images: true", "crop_size: 6 mean_value: 10 mirror: true scale: 9")
     source = Source.from_spec(open_source(text, options={"seed": 2}).spec())
     assert source.tops == {"data": (8, 3, 6, 6), "label": (8,)}
     batches = list(source.batches(epochs=30))

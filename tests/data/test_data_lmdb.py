@@ -15,7 +15,7 @@ import pytest
 
 from cosdask.data import Draw, Feed, RowPlan, Source, open_source, write_lmdb
 from cosdask.errors import ConfigError, DataError, StorageError
-from cosdask.proto import caffe_pb2
+from cosdask.proto import array_to_blob, caffe_pb2
 
 Digits = tuple[np.ndarray, np.ndarray]
 
@@ -217,6 +217,23 @@ def test_images_smaller_than_the_crop(lmdb_path: Path, make_layer: Callable[...,
     """A crop larger than the images is refused before anything is read in bulk."""
     with pytest.raises(DataError, match=r"9 x 8 are smaller than crop_size 9"):
         _ = open_source(make_layer("lmdb", lmdb_path, 4, "crop_size: 9")).tops
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
+def test_images_that_the_mean_does_not_fit(
+    batch: int, phase: str, tmp_path: Path, make_layer: Callable[..., Any]
+) -> None:
+    """Caffe's CHECK_EQ of sizes, also where all rows of a batch have one size: no wrong pixel of the mean is taken."""
+    datums = [caffe_pb2.Datum(channels=1, height=4, width=width, data=bytes(4 * width)) for width in (4, 8)]
+    put(tmp_path / "lmdb", {b"%d" % i: datum.SerializeToString() for i, datum in enumerate(datums)})
+    mean = array_to_blob(np.ones((1, 4, 4), np.float32))
+    (tmp_path / "mean.binaryproto").write_bytes(mean.SerializeToString())
+    transform = f'crop_size: 3 mean_file: "{tmp_path}/mean.binaryproto"'
+    source = open_source(make_layer("lmdb", tmp_path / "lmdb", batch, transform), phase)
+    with pytest.raises(DataError, match=r"4 x 8|\(1, 4, 8\)") as caught:
+        list(source.batches())
+    assert caught.value.where["row"] == 1
 
 
 def test_settings_that_cannot_work(lmdb_path: Path, make_layer: Callable[..., Any]) -> None:

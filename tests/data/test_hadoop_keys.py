@@ -117,6 +117,8 @@ def test_objects_with_formats_of_their_own() -> None:
         ("aced0005" + "75720002" + "5b42" + "00" * 8 + "02" + "0000" + "7870" + "7fffffff", "cut short"),
         ("aced0005" + "73720001" + "41" + "00" * 8 + "02" + "ffff", "65535 fields"),
         ("aced0005" + ("73720001" + "41" + "00" * 8 + "02" + "0001" + "4c000161740001" + "4c" + "7870") * 40, "deep"),
+        ("aced0005" + "73" + ("720001" + "41" + "00" * 8 + "02" + "0000" + "78") * 1500, "classes more than 32 deep"),
+        ("aced0005" + ("73720001" + "41" + "00" * 8 + "02" + "0000") * 1500, "more than 32 deep"),
         ("aced0005" + "740003636174", "a key of the class str"),
         (TUPLE2.replace("5475706c6532", "5475706c6533"), "a key of the class scala.Tuple3"),
         (TUPLE2[:-8] + "70", "whose label is None"),

@@ -24,7 +24,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import cosdask
 from cosdask import LocalCluster, NetClassifier, NetFeatures
-from cosdask.errors import ConfigError, NetError
+from cosdask.errors import ConfigError, NetError, SolverError
 
 HIDDEN = """
 layer {{ name: "data" type: "Input" top: "data" {shape} }}
@@ -156,6 +156,7 @@ def test_solver_files_and_functions_say_the_rest(moons: tuple[np.ndarray, np.nda
         (dict(net=FREE, scores="ip3"), NetError, 'no blob "ip3".*"ip2"'),
         (dict(net=7), ConfigError, "not int"),
         (dict(solver="Adm"), Exception, '"Adm".*"Adam"'),
+        (dict(net=FREE, solver="SGD", learning_rate=1e38, max_iter=5), SolverError, "loss of iteration 4 is nan"),
         (dict(net=FREE, client="tcp://x"), ConfigError, 'distributed.Client or "current"'),
         (dict(net=HIDDEN.format(shape="input_param { shape { dim: 1 dim: 4 } }")), Exception, r"\(3,\).*\(4,\)"),
     ],
@@ -173,9 +174,11 @@ def test_a_cluster_trains_from_where_the_rows_are(moons: tuple[np.ndarray, np.nd
     """With a client the group of workers trains, also from a dask dataframe; clone passes the client on."""
     X, y = moons
     with LocalCluster(n_workers=2) as cluster, Client(cluster) as client:
-        made = NetClassifier(FREE, max_iter=20, batch_size=8, random_state=3, client=client)
+        made = NetClassifier(FREE, epochs=5, batch_size=8, random_state=3, client=client)
         assert clone(made).client is client
         of_array = made.fit(X, y)
+        # five times 64 rows, of which two workers take 16 an iteration
+        assert of_array.n_iter_ == 20
         assert of_array.score(X, y) > 0.9
         parts = dd.from_pandas(pd.DataFrame(X), npartitions=4)
         of_dask = NetClassifier(FREE, max_iter=20, batch_size=8, random_state=3, client="current").fit(parts, y)

@@ -45,9 +45,17 @@ def test_dropout_keeps_the_mean_and_drops_the_ratio(ratio: float) -> None:
     np.testing.assert_array_equal(flow, top)
 
 
-@pytest.mark.parametrize("ratio", [0, 1, -0.5])
+def test_dropout_of_nothing_passes_everything() -> None:
+    """Caffe's usual builds (NDEBUG) run a ratio of 0; no random numbers are needed for it."""
+    layer = build('type: "Dropout" dropout_param { dropout_ratio: 0 }', (2, 3), phase="TRAIN")
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert not layer.random
+    np.testing.assert_array_equal(run(layer, [values])[0], values)
+
+
+@pytest.mark.parametrize("ratio", [1, -0.5])
 def test_dropout_refuses_a_ratio_that_is_no_probability(ratio: float) -> None:
-    """0 and 1 are errors in Caffe as well."""
+    """1 is an error in Caffe as well: nothing would be left."""
     with pytest.raises(NetError, match="dropout_ratio"):
         build(f'type: "Dropout" dropout_param {{ dropout_ratio: {ratio} }}', (2,))
 

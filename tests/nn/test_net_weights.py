@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -176,6 +177,37 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, name: str, conten
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(CosdaskError, match=message) as caught:
+        Net.from_text(NET, weights=path)
+    assert str(path) in str(caught.value)
+
+
+def _claim_too_much(file: h5py.File) -> None:
+    del file["data/ip/0"]
+    file["data/ip"].create_dataset("0", shape=(1 << 33,), dtype="f4", chunks=(1 << 20,))
+
+
+def _numbers_for_a_group(file: h5py.File, name: str) -> None:
+    del file[name]
+    file[name] = np.zeros(3, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_claim_too_much, "claims shape"),
+        (lambda file: _numbers_for_a_group(file, "data"), 'has no group "data"'),
+        (lambda file: _numbers_for_a_group(file, "data/ip"), 'layer "ip" is no group'),
+        (lambda file: file["data/ip"].move("0", "w"), 'has no numbers "0"; it holds 1, w'),
+    ],
+    ids=["too-large", "no-group", "no-layer", "no-weight"],
+)
+def test_damaged_hdf5_weights_are_refused(tmp_path: Path, damage: Callable[[h5py.File], None], message: str) -> None:
+    """Invariant 10: the file is named, and no memory is taken for what it only claims to hold."""
+    path = tmp_path / "m.caffemodel.h5"
+    Net.from_text(NET, seed=1).save(path)
+    with h5py.File(path, "a") as file:
+        damage(file)
+    with pytest.raises(WeightsError, match=message) as caught:
         Net.from_text(NET, weights=path)
     assert str(path) in str(caught.value)
 

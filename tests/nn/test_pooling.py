@@ -29,6 +29,14 @@ def windows(layer: Layer, kernel: int, stride: int, pad: int) -> list[tuple[int,
     return [(i, j, part(i, height), part(j, width)) for i in range(high) for j in range(wide)]
 
 
+def test_a_last_window_beyond_the_bottom_is_left_out_on_both_axes() -> None:
+    """Caffe looks at both axes as soon as one is padded."""
+    layer = pooling("pool: MAX kernel_h: 3 kernel_w: 1 stride_h: 1 stride_w: 3 pad_h: 1 pad_w: 0", (1, 1, 5, 5))
+    assert layer.top_shapes == [(1, 1, 5, 2)]
+    unpadded = pooling("pool: MAX kernel_h: 3 kernel_w: 1 stride_h: 1 stride_w: 3", (1, 1, 5, 5))
+    assert unpadded.top_shapes == [(1, 1, 3, 3)]
+
+
 @given(
     kernel=st.integers(1, 9),
     stride=st.integers(1, 3),

@@ -139,7 +139,7 @@ def test_what_cannot_be_upgraded_is_said_with_file_and_line(text: str, sentence:
 @pytest.mark.parametrize(
     ("padding", "reader", "sentence"),
     [
-        ('bottom: "data" top: "p"', 'layer { name: "r" type: "relu" } bottom: "p"', 'only a "conv" layer'),
+        ('bottom: "data" top: "p"', 'layer { name: "r" type: "relu" } bottom: "p"', 'only "conv" and "pool" layers'),
         ('bottom: "data" top: "p"', 'layer { name: "c" type: "conv" } bottom: "p" bottom: "data"', "1 bottom"),
         ('bottom: "data" top: "p" top: "q"', 'layer { name: "c" type: "conv" } bottom: "p"', "1 top"),
     ],
@@ -148,6 +148,18 @@ def test_padding_goes_into_one_convolution(padding: str, reader: str, sentence: 
     """Caffe's checks on padding layers."""
     with pytest.raises(ProtoError, match=sentence):
         _v0(f'layers {{ layer {{ name: "p" type: "padding" pad: 2 }} {padding} }} layers {{ {reader} top: "y" }}')
+
+
+@pytest.mark.parametrize("kind", ["conv", "pool"])
+def test_padding_goes_into_convolutions_and_poolings(kind: str) -> None:
+    """Caffe's UpgradeV0PaddingLayers: both types take it."""
+    net = _v0(
+        'layers { layer { name: "p" type: "padding" pad: 2 } bottom: "data" top: "p" } '
+        f'layers {{ layer {{ name: "r" type: "{kind}" kernelsize: 3 }} bottom: "p" top: "y" }}'
+    )
+    reader = net.layer[1]
+    assert reader.bottom == ["data"]
+    assert (reader.convolution_param.pad or reader.pooling_param.pad) in ([2], 2)
 
 
 def test_a_v0_field_that_the_type_does_not_know_is_logged(caplog: pytest.LogCaptureFixture) -> None:

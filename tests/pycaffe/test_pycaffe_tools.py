@@ -32,7 +32,9 @@ def test_pictures_are_read_as_rgb_between_0_and_1(tmp_path: Path) -> None:
     found = caffe.io.load_image(str(tmp_path / "p.png"))
     assert found.shape == (2, 3, 3) and found.dtype == np.float32
     np.testing.assert_allclose(found[0, 1], [0, 0.2, 1])
-    assert caffe.io.load_image(tmp_path / "p.png", color=False).shape == (2, 3, 1)
+    gray = caffe.io.load_image(tmp_path / "p.png", color=False)
+    # as scikit-image weighs red, green and blue, which pycaffe reads with
+    assert gray.shape == (2, 3, 1) and gray[0, 1, 0] == pytest.approx(0.7154 * 0.2 + 0.0721, abs=1e-6)
     (tmp_path / "no.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"no\.png"):
         caffe.io.load_image(tmp_path / "no.png")

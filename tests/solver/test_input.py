@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +24,26 @@ layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
   inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
 """
+
+
+def _reading() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "cosdask-feed"}
+
+
+def test_a_solver_that_is_dropped_leaves_no_thread(tmp_path: Path) -> None:
+    """Who makes one solver after the other in a notebook, and closes none, keeps neither threads nor batches."""
+    write_lmdb(tmp_path / "lmdb", np.zeros((9, 1, 8, 8), np.uint8), [0, 1, 2] * 3)
+    (tmp_path / "net.prototxt").write_text(NET.replace("FOLDER", str(tmp_path)))
+    path = tmp_path / "solver.prototxt"
+    path.write_text(f'net: "{tmp_path}/net.prototxt" base_lr: 0.1 lr_policy: "fixed" random_seed: 1')
+    before = _reading()
+    solver = Solver(path)
+    solver.step(1)
+    (thread,) = _reading() - before
+    del solver
+    gc.collect()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 @pytest.fixture
