@@ -13,7 +13,6 @@ from tests.cluster.needs import needs_hadoop
 from tests.notebooks.test_notebooks import CHECKS
 
 
-@pytest.mark.long
 @needs_hadoop
 @pytest.mark.timeout(600)
 def test_the_notebook_goes_to_yarn_and_back(hadoop: Sandbox, tmp_path: Path) -> None:

@@ -140,7 +140,6 @@ def test_the_environment_is_packed_once_with_cosdask_in_it(tmp_path: Path) -> No
         package(str(tmp_path), str(tmp_path))
 
 
-@pytest.mark.long
 @needs_hadoop
 @pytest.mark.timeout(600)
 def test_a_submitted_job_gives_what_a_local_cluster_gives(

@@ -86,7 +86,6 @@ def test_every_verb_gives_what_a_local_cluster_gives(
     assert {worker["name"] for worker in client.scheduler_info()["workers"].values()} <= _containers(job)
 
 
-@pytest.mark.long
 def test_a_run_goes_on_from_a_snapshot_in_hdfs(
     hadoop: Sandbox, client: Client, problem: Problem, local: dict[str, Any]
 ) -> None:
@@ -101,7 +100,6 @@ def test_a_run_goes_on_from_a_snapshot_in_hdfs(
     assert_same(resumed.params, local["params"])
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("form", "kind"), [("parquet", "ImageDataFrame"), ("sequence", "SeqImageDataSource")])
 def test_rows_in_other_forms_give_the_same_weights(
     hadoop: Sandbox, client: Client, problem: Problem, local: dict[str, Any], form: str, kind: str

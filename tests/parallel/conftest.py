@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Problem:
 def whole(cluster: cosdask.LocalCluster, made: Problem) -> Any:
     """The weights that it ends with where nothing happens."""
     with Client(cluster, set_as_default=False) as connected:
-        return cosdask.CaffeOnDask(connected, config(made)).train().params
+        return cosdask.CaffeOnDask(connected, config(made, clusterSize=None)).train().params
 
 
 @pytest.fixture

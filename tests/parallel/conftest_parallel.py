@@ -29,9 +29,12 @@ def ranks_alive() -> list[psutil.Process]:
 
 
 def config(problem: Problem, **options: Any) -> cosdask.Config:
-    """A configuration of the problem's solver and model, without a progress bar."""
-    given = {"conf": str(problem.solver), "model": problem.model, "progress": "none", "rank_silence": 120, **options}
-    return cosdask.Config(**given)
+    """A configuration of the problem's solver and model for two workers, without a progress bar.
+
+    Each rank's imports take a core for a second or two; ``clusterSize=None`` takes all three workers.
+    """
+    given = {"conf": str(problem.solver), "model": problem.model, "progress": "none", "rank_silence": 120}
+    return cosdask.Config(**given, **{"clusterSize": 2, **options})
 
 
 def rank(number: int) -> psutil.Process:
@@ -87,7 +90,7 @@ class Train:
         **options: Any,
     ) -> Any:
         self.listener = Listener(kind, act, number)
-        settings = config(self.made, model=str(self.model), **options)
+        settings = config(self.made, model=str(self.model), **{"clusterSize": None, **options})
         cos = cosdask.CaffeOnDask(self.client, settings, consumers=[self.listener])
         return cos.train_with_validation() if validate else cos.train()
 

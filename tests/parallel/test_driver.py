@@ -31,7 +31,7 @@ def test_validation_has_a_row_each_interval_and_one_at_the_end(client: Client, p
     """Before iterations 5 and 10 of 12, and after the last; metrics of the shards are those of one process."""
     made = problem(settings="max_iter: 12 test_interval: 5 test_iter: 4 test_initialization: false", test_rows=50)
     listener = Listener()
-    frame = cosdask.CaffeOnDask(client, config(made), consumers=[listener]).train_with_validation()
+    frame = cosdask.CaffeOnDask(client, config(made, clusterSize=None), consumers=[listener]).train_with_validation()
     assert list(frame.columns) == ["iteration", "accuracy", "loss"]
     assert frame["iteration"].tolist() == [5, 10, 12]
     assert {str(kind) for kind in frame.dtypes} == {"int64", "float64"}
@@ -59,8 +59,8 @@ def test_train_tells_and_keeps_what_it_does(client: Client, problem: Callable[..
     listener = Listener()
     result = cosdask.CaffeOnDask(client, config(made, interface="lo"), consumers=[listener]).train()
     (started,) = listener.of(RunStarted)
-    assert (started.workers, started.batch_per_device, started.effective_batch, started.rows) == (3, 8, 24, 50)
-    assert started.epochs == pytest.approx(9 * 24 / 50)
+    assert (started.workers, started.batch_per_device, started.effective_batch, started.rows) == (2, 8, 16, 50)
+    assert started.epochs == pytest.approx(9 * 16 / 50)
     # the parts of a rank's start, which a benchmark adds up
     assert list(started.starting) == ["imports", "group", "net"] and min(started.starting.values()) >= 0
     assert started.starting["net"] > 0
@@ -69,7 +69,7 @@ def test_train_tells_and_keeps_what_it_does(client: Client, problem: Callable[..
     assert result.history["loss"].notna().all()
     assert (result.history["gradient_norm"] > 0).all()
     shown = [event for event in listener.of(Progress) if event.iteration == 8]
-    assert np.mean([event.rank_loss for event in shown]) == pytest.approx(shown[0].loss, rel=1e-5) or len(shown) < 3
+    assert np.mean([event.rank_loss for event in shown]) == pytest.approx(shown[0].loss, rel=1e-5) or len(shown) < 2
     assert "done" in (made.folder / "out" / "small.run" / "report.html").read_text()
     assert [event.status for event in listener.of(RunEnded)] == ["done"]
     assert (result.iterations, result.status) == (9, "done")
@@ -80,7 +80,7 @@ def test_train_tells_and_keeps_what_it_does(client: Client, problem: Callable[..
     folder = RunFolder(result.run_folder)
     run = folder.read_run()
     assert run["seed"] == 5
-    assert len(run["ranks"]) == 3
+    assert len(run["ranks"]) == 2
     assert [event["kind"] for event in folder.read_events()][-1] == "run_ended"
     assert [entry["iteration"] for entry in folder.read_snapshots()] == [5, 9]
     blobs = result.params

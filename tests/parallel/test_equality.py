@@ -72,7 +72,7 @@ def test_three_workers_are_one_process_with_three_ranks(
     if any(kind in made.solver.read_text() for kind in ("AdaGrad", "RMSProp")):
         # these two have no momentum
         made.solver.write_text(made.solver.read_text().replace("momentum: 0.9", "momentum: 0"))
-    result = cosdask.CaffeOnDask(client, config(made)).train()
+    result = cosdask.CaffeOnDask(client, config(made, clusterSize=None)).train()
     assert result.status == "done"
     assert_close(result.net, solved(made, ranks=3), 5e-5 if "dropout" in settings else 1e-5)
 

@@ -47,7 +47,7 @@ def one_by_one(problem: Problem, blobs: list[str]) -> dict[str, np.ndarray]:
 
 def test_test_averages_over_every_row_once(client: Client, trained: Problem) -> None:
     """1,003 rows over three workers in batches of 64 give the mean over all rows, not over full batches."""
-    found = cosdask.CaffeOnDask(client, config(trained)).test()
+    found = cosdask.CaffeOnDask(client, config(trained, clusterSize=None)).test()
     scores = one_by_one(trained, ["ip2", "label"])
     right = scores["ip2"].argmax(axis=1) == scores["label"]
     assert list(found) == ["accuracy", "loss"]
@@ -80,7 +80,7 @@ def test_an_output_with_a_cell_a_row_is_averaged_number_by_number(client: Client
 
 def test_features_give_every_row_once(client: Client, trained: Problem) -> None:
     """1,003 rows in, 1,003 rows out, each SampleID once, each cell what the net gives alone."""
-    lazy = cosdask.CaffeOnDask(client, config(trained, features="ip1,ip2", label="label")).features()
+    lazy = cosdask.CaffeOnDask(client, config(trained, features="ip1,ip2", label="label", clusterSize=None)).features()
     assert isinstance(lazy, dd.DataFrame)
     assert list(lazy.columns) == ["SampleID", "ip1", "ip2", "label"]
     frame = lazy.compute()
@@ -93,7 +93,7 @@ def test_features_give_every_row_once(client: Client, trained: Problem) -> None:
 
 def test_features_of_a_summed_blob_repeat_its_batch(client: Client, trained: Problem) -> None:
     """A blob without a batch axis has the batch's value in each of the batch's rows."""
-    frame = cosdask.CaffeOnDask(client, config(trained)).features(blobs=["accuracy"]).compute()
+    frame = cosdask.CaffeOnDask(client, config(trained, clusterSize=None)).features(blobs=["accuracy"]).compute()
     values = np.stack(frame["accuracy"].to_numpy())[:, 0]
     scores = one_by_one(trained, ["ip2", "label"])
     right = scores["ip2"].argmax(axis=1) == scores["label"]

@@ -170,7 +170,7 @@ def test_two_deaths_right_after_each_other(train: Train, whole: Any) -> None:
                 kill_once_a_group()
 
     listener = train.listener = EveryStep()
-    settings = config(train.made, model=str(train.model))
+    settings = config(train.made, model=str(train.model), clusterSize=None)
     result = cosdask.CaffeOnDask(train.client, settings, consumers=[listener]).train()
     assert len(train.of(Restarted)) == 2
     assert all("SIGKILL" in restart.reason for restart in train.of(Restarted))

@@ -145,7 +145,7 @@ def test_partitions_are_used_where_they_are(client: Client) -> None:
 def test_a_lazy_frame_trains_as_its_rows_in_order_would(client: Client, memory_problem: Problem) -> None:
     """Invariant 2: three workers on a dask frame make the weights of Solver(ranks=3) on the same rows."""
     frame = dd.from_pandas(rows_of(0, ROWS), npartitions=7)
-    found = cosdask.CaffeOnDask(client, config(memory_problem)).train(frame).params
+    found = cosdask.CaffeOnDask(client, config(memory_problem, clusterSize=None)).train(frame).params
     with cosdask.Solver(memory_problem.solver, ranks=3) as solver:
         solver.step(12)
         assert_same(found, solver.net.to_blobs(solver.net.params), 1e-5)
@@ -156,11 +156,11 @@ def test_a_lazy_frame_trains_as_its_rows_in_order_would(client: Client, memory_p
 def test_a_death_changes_nothing_but_time(client: Client, memory_problem: Problem, tmp_path: Path) -> None:
     """Invariant 5: the lost worker's rows are computed again in the same order; a resumed run keeps the order too."""
     frame = uneven(client, [[30, 20], [10, 15, 5], [23]])
-    whole = cosdask.CaffeOnDask(client, config(memory_problem)).train(frame).params
+    whole = cosdask.CaffeOnDask(client, config(memory_problem, clusterSize=None)).train(frame).params
     address = wait_for_members(client, 3, None, 30)[1].address
     pid = client.run(os.getpid, workers=[address])[address]
     # what is written to run.json is the order in which the rows were read
-    settings = config(memory_problem, model=str(tmp_path / "again.caffemodel"))
+    settings = config(memory_problem, model=str(tmp_path / "again.caffemodel"), clusterSize=None)
     listener = Listener(Progress, lambda: os.kill(pid, signal.SIGKILL))
     result = cosdask.CaffeOnDask(client, settings, consumers=[listener]).train(frame)
     assert len(listener.of(Restarted)) == 1

@@ -18,7 +18,7 @@ def test_three_workers_share_as_three_ranks_do(client: Client, problem: Callable
     """Invariant 2 with its options; ``tests/solver`` shows that such ranks are one rank of a larger batch."""
     made = problem(settings="max_iter: 8", middle=BATCH_NORM)
     options = {"global_batch_norm": True, "global_loss": True}
-    result = cosdask.CaffeOnDask(client, config(made, **options)).train()
+    result = cosdask.CaffeOnDask(client, config(made, **options, clusterSize=None)).train()
     with cosdask.Solver(made.solver, ranks=3, **options) as solver:
         solver.step(8)
         assert_close(result.net, solver.net, 1e-4)
