@@ -14,7 +14,7 @@ from cosdask.storage import exists, join, local_path, missing, refuse_overwrite,
 
 WORKERS = (
     "clusterSize", "min_workers", "worker_deadline", "worker_silence", "rank_silence", "step_deadline", "devices",
-    "precision", "threads", "wire", "lmdb_partitions", "transform_thread_per_device", "connection",
+    "precision", "threads", "wire", "interface", "lmdb_partitions", "transform_thread_per_device", "connection",
 )  # fmt: skip
 TRAINING = (
     "weights", "snapshot", "resume", "seed", "shuffle", "persistent", "checkpoint_seconds", "on_nan", "batch_is_global",
