@@ -68,6 +68,8 @@ def run_job(config: Config, cluster: str | clusters.Where) -> int:
         from cosdask.parallel import CaffeOnDask
 
         job = CaffeOnDask(client, config)
+        if "features" in config.verbs:
+            job.check_output()
         for verb in config.verbs:
             if verb == "train":
                 _train(job, config, validate)
