@@ -133,7 +133,9 @@ class Config:
     resize: bool = _option(False, _flag, "resize each image to the data layer's height and width")
     clusterSize: int | None = _option(None, _optional(_whole), "workers to use; all of them if not given", minimum=1)
     lmdb_partitions: int | None = _option(None, _optional(_whole), "partitions made from an LMDB", minimum=1)
-    transform_thread_per_device: int = _option(1, _whole, "threads a device that decode and crop", minimum=1)
+    transform_thread_per_device: int = _option(
+        1, _whole, "threads a device that decode and crop in training; 1: as many as the rank has", minimum=1
+    )
     imageRoot: str = _option("", _text, "converters: folder of images, or of an LMDB", metavar="URI")
     labelFile: str = _option("", _text, "converters: list of files and labels", metavar="URI")
     captionFile: str = _option("", _text, "converters: captions in COCO's JSON", metavar="URI")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
 import os
 import platform
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +117,28 @@ def on_device(array: np.ndarray | jax.Array) -> jax.Array:
         return jax.device_put(array, may_alias=False)
 
 
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Within the block this thread's arrays lie on the CPU, so that looking at a net takes no GPU's memory."""
+    cpu: jax.Device | None = None
+    # JAX_PLATFORMS may leave no CPU to compute on
+    with contextlib.suppress(RuntimeError):
+        cpu = jax.local_devices(backend="cpu")[0]
+    with jax.default_device(cpu):
+        yield
+
+
 def cpu_count() -> int:
     """Number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def gpu_count() -> int:
-    """Number of NVIDIA GPUs of this machine that this process may see, found without loading JAX's backends."""
+def gpu_names() -> list[str]:
+    """The NVIDIA GPUs of this machine that this process may see, as ``CUDA_VISIBLE_DEVICES`` calls them.
+
+    They are found without loading JAX's backends.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return len(glob.glob("/proc/driver/nvidia/gpus/*"))
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(glob.glob("/proc/driver/nvidia/gpus/*")))]

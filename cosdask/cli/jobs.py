@@ -14,7 +14,7 @@ from cosdask.storage import exists, join, local_path, missing, refuse_overwrite,
 
 WORKERS = (
     "clusterSize", "min_workers", "worker_deadline", "worker_silence", "rank_silence", "step_deadline", "devices",
-    "precision", "threads", "wire", "lmdb_partitions", "transform_thread_per_device", "connection",
+    "precision", "threads", "wire", "interface", "lmdb_partitions", "transform_thread_per_device", "connection",
 )  # fmt: skip
 TRAINING = (
     "weights", "snapshot", "resume", "seed", "shuffle", "persistent", "checkpoint_seconds", "on_nan", "batch_is_global",
@@ -68,6 +68,8 @@ def run_job(config: Config, cluster: str | clusters.Where) -> int:
         from cosdask.parallel import CaffeOnDask
 
         job = CaffeOnDask(client, config)
+        if "features" in config.verbs:
+            job.check_output()
         for verb in config.verbs:
             if verb == "train":
                 _train(job, config, validate)

@@ -1,4 +1,4 @@
-"""One GPU a worker, also where YARN counts GPUs but does not keep containers apart."""
+"""GPUs of its own for each worker: on one machine, and where YARN counts GPUs but does not keep containers apart."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _NUMBER = re.compile(r"nvidia(\d+)$")
 
 
 class Claim:
-    """A GPU that this process has claimed; the claim ends with the process, or with :meth:`release`.
+    """What this process has claimed; the claim ends with the process, or with :meth:`release`.
 
     Attributes:
-        number: the GPU's number, for ``CUDA_VISIBLE_DEVICES``.
+        number: the GPU's number, for ``CUDA_VISIBLE_DEVICES``; or that of the share of GPUs.
     """
 
     def __init__(self, number: int, lock: IO[str]) -> None:
         self.number, self._lock = number, lock
 
     def release(self) -> None:
-        """Give the GPU back."""
+        """Give it back."""
         self._lock.close()
 
 
@@ -54,6 +54,37 @@ def claim_gpu(devices: Sequence[Path] | None = None, locks: Path | None = None) 
     raise ConfigError(
         f"no free GPU on this node: {len(devices)} looked at ({', '.join(map(str, devices)) or 'no /dev/nvidia*'}). "
         "YARN must count GPUs (yarn.io/gpu) on its nodes for worker_gpus=1"
+    )
+
+
+def even_shares(gpus: Sequence[str], workers: int) -> list[str]:
+    """GPUs shared out evenly: each worker's ``CUDA_VISIBLE_DEVICES``; none where there are more workers than GPUs.
+
+    Example:
+        >>> even_shares(["0", "1", "2", "3"], 2), even_shares(["0"], 2)
+        (['0,1', '2,3'], [])
+    """
+    each = len(gpus) // max(1, workers)
+    return [",".join(gpus[worker * each : (worker + 1) * each]) for worker in range(workers)] if each else []
+
+
+def claim_share(shares: Sequence[str], locks: Path) -> Claim:
+    """Claims a share of GPUs that no other worker of the cluster has claimed.
+
+    Args:
+        shares: see :func:`even_shares`.
+        locks: the cluster's folder of lock files.
+
+    Raises:
+        ConfigError: every share is claimed.
+    """
+    for number in range(len(shares)):
+        lock = _locked(locks / f"{number}.lock")
+        if lock is not None:
+            return Claim(number, lock)
+    raise ConfigError(
+        f"no free GPU for another worker: the cluster began with {len(shares)}, and each has its share "
+        f"({'; '.join(shares)}). Begin with more workers: LocalCluster(n_workers=...)"
     )
 
 

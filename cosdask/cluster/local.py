@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from typing import Any
 
 import distributed
 
-from cosdask.device import cpu_count, gpu_count
+from cosdask.cluster.gpus import even_shares
+from cosdask.cluster.preload import LOCKS, SHARES
+from cosdask.device import cpu_count, gpu_names
 
 
 class LocalCluster(distributed.LocalCluster):
     """A ``distributed.LocalCluster`` shaped for training: a process a worker, one GPU or a share of the cores each.
+
+    Each worker sees GPUs of its own (``CUDA_VISIBLE_DEVICES``): one, or an even share where there are fewer workers
+    than GPUs. More workers than GPUs see all of them.
 
     Args:
         n_workers: default: one a GPU; without GPUs one for each eight cores, for a rank uses several cores better than
@@ -25,10 +33,15 @@ class LocalCluster(distributed.LocalCluster):
     """
 
     def __init__(self, n_workers: int | None = None, threads_per_worker: int | None = None, **keywords: Any) -> None:
-        workers = n_workers if n_workers is not None else gpu_count() or max(1, cpu_count() // 8)
+        gpus = gpu_names()
+        workers = n_workers if n_workers is not None else len(gpus) or max(1, cpu_count() // 8)
         threads = threads_per_worker or max(1, cpu_count() // max(1, workers))
         # XLA takes its number of threads from NPROC: work in Dask's own tasks shall not take every worker's cores
-        environment = {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads), **keywords.pop("env", {})}
+        environment = {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}
+        given = keywords.pop("env", {})
+        shares = even_shares(gpus, workers) if "CUDA_VISIBLE_DEVICES" not in given else []
+        # also where there are none: this process may itself be a worker that was told of some
+        environment |= {SHARES: ";".join(shares), LOCKS: self._locks() if shares else "", **given}
         super().__init__(
             n_workers=workers,
             threads_per_worker=threads,
@@ -41,3 +54,9 @@ class LocalCluster(distributed.LocalCluster):
             preload=[*keywords.pop("preload", []), "cosdask.cluster.preload"],
             **keywords,
         )
+
+    def _locks(self) -> str:
+        """A folder in which the workers claim their GPUs; it goes with this object."""
+        folder = tempfile.mkdtemp(prefix="cosdask-gpus-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder

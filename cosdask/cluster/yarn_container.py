@@ -96,6 +96,9 @@ def _worker(tls: bool, gpu: bool) -> None:
     # loaded in this process, which is spared another start of Python
     from distributed.cli.dask_worker import main as dask_worker
 
+    from cosdask.parallel.gpu_memory import take_as_needed
+
+    take_as_needed()
     application = skein().ApplicationClient.from_current()
     here = skein().properties
     claim = None

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cosdask.errors import DataError
-from cosdask.storage import atomic_output, make_folder, refuse_overwrite, remove_all, take_name
+from cosdask.errors import DataError, StorageError
+from cosdask.storage import absolute, atomic_output, make_folder, names_in, refuse_overwrite, remove_all, take_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ def write_table(frame: Any, url: str, form: str = "json", overwrite: bool = Fals
 
     Args:
         frame: ``dask.dataframe`` with columns of text, numbers, 1-D float32 arrays, or of any Arrow type.
-        url: local path or URL of the directory.
+        url: URL of the directory, or local path on a disk that all workers see.
         form: "parquet", or "json": an object a line, float32 with the digits that it needs, bytes in base64 as Spark
             writes them.
         overwrite: replace a directory that is there.
@@ -33,23 +33,37 @@ def write_table(frame: Any, url: str, form: str = "json", overwrite: bool = Fals
         The number of rows written.
 
     Raises:
-        StorageError: the directory is there and may not be replaced, or cannot be written.
+        StorageError: the directory is there and may not be replaced, or cannot be written; or parts are missing from
+            it, as where workers on other machines wrote them to disks of their own.
         DataError: a column holds neither numbers, text nor arrays of numbers.
     """
     from dask.base import compute
     from dask.delayed import delayed
 
+    # workers have working directories of their own
+    url = absolute(url)
     refuse_overwrite(url, overwrite)
     beside = f"{url.rstrip('/')}.{uuid.uuid4().hex[:8]}.part"
     write = delayed(write_part)
-    parts = [write(part, f"{beside}/part-{i:05d}.{form}") for i, part in enumerate(frame.to_delayed())]
+    parts = {f"part-{i:05d}.{form}": part for i, part in enumerate(frame.to_delayed())}
     try:
-        rows = sum(compute(*parts))
+        rows = sum(compute(*(write(part, f"{beside}/{name}") for name, part in parts.items())))
         make_folder(beside)
+        _check_parts(url, set(parts) - names_in(beside), len(parts))
         take_name(beside, url)
     finally:
         remove_all(beside)
     return int(rows)
+
+
+def _check_parts(url: str, missing: set[str], count: int) -> None:
+    if missing:
+        raise StorageError(
+            f"{url}: {len(missing)} of {count} part files did not arrive, {min(missing)} among them: workers wrote to "
+            "disks that this machine does not see. Name a place that all see, by URL (hdfs://, s3://) or on shared "
+            "storage (file://).",
+            path=url,
+        )
 
 
 def write_part(frame: pd.DataFrame, url: str) -> int:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 
 from cosdask.proto import caffe_pb2, read_net
-from cosdask.storage import join, local_path, parent, resolve
+from cosdask.storage import absolute, join, local_path, parent, resolve
 
 Param = caffe_pb2.SolverParameter
 
@@ -76,12 +76,6 @@ def prefix_beside(model: str, param: Param, path: str | None) -> str:
 
     prefix = param.snapshot_prefix or os.path.basename(snapshot_prefix(param, path))
     return join(parent(absolute(model)), prefix)
-
-
-def absolute(path: str) -> str:
-    """A local path made absolute; URLs stay."""
-    here = local_path(path)
-    return path if here is None or not path else os.path.abspath(here)
 
 
 def absolute_paths(net: caffe_pb2.NetParameter, folder: str | None) -> caffe_pb2.NetParameter:

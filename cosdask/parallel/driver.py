@@ -17,7 +17,7 @@ from cosdask.config import Config
 from cosdask.errors import ConfigError, GroupError
 from cosdask.nn import allow_python_layers
 from cosdask.parallel import evaluate, features, prepare
-from cosdask.parallel.contained import absolute, self_contained
+from cosdask.parallel.contained import self_contained
 from cosdask.parallel.frame_input import (
     FrameInput,
     Reads,
@@ -40,6 +40,7 @@ from cosdask.parallel.group import (
 )
 from cosdask.parallel.job import JOB_OPTIONS, Job, regrouped
 from cosdask.parallel.locality import Arrangement, Locality, arranged
+from cosdask.parallel.outputs import check_shared
 from cosdask.parallel.plugins import dump_plugins
 from cosdask.parallel.recovery import Recovery
 from cosdask.parallel.results import TrainResult
@@ -49,7 +50,7 @@ from cosdask.parallel.snapshots import newest_whole
 from cosdask.parallel.sources import data_layer, dataframe_of, source_options, source_spec
 from cosdask.proto import caffe_pb2, read_solver, to_text
 from cosdask.solver import solver_seed
-from cosdask.storage import RunFolder, Snapshot, join, run_folder_for
+from cosdask.storage import RunFolder, Snapshot, absolute, join, run_folder_for
 from cosdask.view import Consumer, TensorBoard, default_consumers
 
 Result = TypeVar("Result")
@@ -128,6 +129,14 @@ class CaffeOnDask:
         """
         return self._call(lambda client: self._features(client, source, blobs))
 
+    def check_output(self) -> Any:
+        """Refuse, before work starts, an ``output`` on this machine's disk where a worker would not write to it.
+
+        Raises:
+            StorageError: names the worker's host, with the remedy.
+        """
+        return self._call(self._check_output)
+
     # -- the work ----------------------------------------------------------------------------------------------------
 
     def _call(self, function: Callable[[Client], Result]) -> Any:
@@ -156,6 +165,7 @@ class CaffeOnDask:
         members = on_interface(client, self._members(client), config.interface)
         # a run that its client left may still be going on, and writes one more snapshot when told to end
         check_free(client, members, take_over=absolute(config.model) if config.resume else "")
+        check_shared(client, members, [config.model, param.snapshot_prefix])
         order = before = None
         if config.resume:
             # first, for it says in plain words where there is nothing to go on from
@@ -277,6 +287,11 @@ class CaffeOnDask:
             rows = FrameInput(client, as_dask(frame, len(members)), layer, "TEST", options, members, evaluation_reads)
             inputs.given["TEST"] = rows
             return evaluate.test(client, self._evaluation(client, rows.spec(members)), members)
+
+    def _check_output(self, client: Client) -> None:
+        """Features come from whichever workers are there, however many are to be used."""
+        self._members(client)
+        check_shared(client, wait_for_members(client, None, None, 0.0), [self.config.output])
 
     def _features(self, client: Client, source: Any, blobs: Sequence[str] | None) -> Any:
         self.config.check("features")

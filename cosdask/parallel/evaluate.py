@@ -13,12 +13,14 @@ from distributed import Client
 
 from cosdask.data import Segment, Source, get_source, window
 from cosdask.data.skips import LISTED, in_words
+from cosdask.device import on_cpu
 from cosdask.errors import ConfigError, DataError
 from cosdask.nn.layers.hdf5_output import OutputFiles
 from cosdask.nn.net import Net
 from cosdask.nn.partition import hash_of
 from cosdask.parallel.counting import counted
 from cosdask.parallel.frame_input import GIVEN, given_source
+from cosdask.parallel.gpu_memory import take_as_needed
 from cosdask.parallel.group import Member, check_data, results_of
 from cosdask.parallel.plugins import load_plugins
 from cosdask.proto import parse_solver
@@ -59,6 +61,7 @@ class Evaluation:
 
 @functools.lru_cache(maxsize=4)
 def _opened(evaluation: Evaluation) -> tuple[Net, Source, Evaluator]:
+    take_as_needed()
     load_plugins(evaluation.plugins)
     found = hash_of(evaluation.model)
     if found != evaluation.digest:
@@ -87,9 +90,11 @@ def inspect_test(
     solver: str, model: str, spec: dict[str, Any] | None, options: dict[str, Any], plugins: str, precision: str
 ) -> Evaluation:
     """On a worker: build the net, load the weights, find and count the rows; what is wrong is raised here."""
+    take_as_needed()
     load_plugins(plugins)
     given = None if spec is None else _source_of(spec)
-    net = _test_net(solver, model, given, precision)
+    with on_cpu():
+        net = _test_net(solver, model, given, precision)
     source = given if given is not None else counted(get_source(net, phase="TEST", options=options))
     text = json.dumps(spec if spec is not None and spec["kind"] == GIVEN else source.spec())
     return Evaluation(solver, model, hash_of(model), text, source.rows, source.batch_size, plugins, precision)

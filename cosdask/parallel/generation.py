@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,8 @@ TOUCH = 5.0
 LOOK = 1.0
 #: seconds to wait for a scheduler that does not answer
 RECONNECTING = 15.0
+#: seconds after which ranks that were not there yet are asked to end once more
+ASK_AGAIN = 0.25
 #: seconds that ranks have to snapshot and end after they were asked to
 STOPPING = 60.0
 #: seconds that killed ranks have to be gone
@@ -41,7 +43,9 @@ class Generation:
         self._futures: list[Future] = []
         self._changed = threading.Event()
         self._touched = self._looked = time.monotonic()
-        self._silence, self._wants_to_finish, self._finishing = silence, wants_to_finish, False
+        self._silence, self._wants_to_finish = silence, wants_to_finish
+        #: ranks that have not been asked to finish yet, where that is wanted
+        self._to_finish = set(range(len(members)))
         #: each worker's last heartbeat as the scheduler's clock has it, and when it was first seen here
         self._heard: dict[str, tuple[float, float]] = {}
 
@@ -92,6 +96,9 @@ class Generation:
             self._look()
             # futures of a lost scheduler count as done too
             if connected(self.client) and all(future.done() for future in self._futures):
+                if any(future.status != "finished" for future in self._futures):
+                    # all may have ended since the look: the first rank's error may be another's doing
+                    raise self._gather_error()
                 return [future.result() for future in self._futures]
 
     def _hear_consumers(self) -> None:
@@ -101,9 +108,8 @@ class Generation:
         except Exception:
             self._stop()
             raise
-        if finish and not self._finishing:
-            self._finishing = True
-            self._everywhere(link.finish_rank)
+        if finish:
+            self._to_finish = self._ask(link.finish_rank, self._to_finish)
 
     def _check_scheduler(self) -> None:
         """Without a scheduler nothing is heard of the ranks: after a while that is the end for this client."""
@@ -132,7 +138,7 @@ class Generation:
             self._check_workers()
         if now - self._touched > TOUCH:
             self._touched = now
-            self._everywhere(link.touch)
+            self._everywhere(link.touch, range(len(self.members)))
 
     def _settled(self, seconds: float) -> bool:
         """Wait until every rank's task has ended in some way; False where the time was too short."""
@@ -179,8 +185,7 @@ class Generation:
         if any(_is_alone(error) for error in self._errors()):
             # those that wait at the meeting point give up one after the other; who does not was never there
             self._settled(GIVING_UP)
-        self._everywhere(link.kill_rank)
-        self._settled(ENDING)
+        self._end_by(link.kill_rank, ENDING)
         found = self._errors()
         if any(_is_alone(error) for error in found):
             return self._missing_ranks()
@@ -221,8 +226,7 @@ class Generation:
     def _stop(self) -> None:
         """Ask the ranks to snapshot and end, and wait for it; a second Ctrl-C ends them at once."""
         try:
-            self._everywhere(link.stop_rank)
-            if not self._settled(STOPPING):
+            if not self._end_by(link.stop_rank, STOPPING):
                 raise DeadlineError(
                     f"the ranks did not end within {STOPPING:.0f} s of being asked to; they were killed."
                 )
@@ -234,19 +238,39 @@ class Generation:
         """End every rank at once."""
         if not connected(self.client):
             return  # they end by themselves when they hear no more of the driver
-        self._everywhere(link.kill_rank)
-        self._settled(ENDING)
+        self._end_by(link.kill_rank, ENDING)
         self.client.cancel(self._futures, force=True)
 
-    def _everywhere(self, function: Callable[[str], Any]) -> None:
-        """Call a function of :mod:`cosdask.parallel.link` on the workers that are still there."""
+    def _end_by(self, function: Callable[[str, int], bool], seconds: float) -> bool:
+        """Ask all ranks to end until their tasks have; False where the time was too short."""
+        until = time.monotonic() + seconds
+        left = self._ask(function, set(range(len(self.members))))
+        while not self._settled(ASK_AGAIN):
+            if time.monotonic() > until:
+                return False
+            left = self._ask(function, left)
+        return True
+
+    def _ask(self, function: Callable[[str, int], bool], ranks: set[int]) -> set[int]:
+        """Ask some ranks for something; returns those that are to be asked again.
+
+        A rank whose task its worker has not begun hears nothing: without asking again it would never know.
+        """
+        left = {rank for rank, future in enumerate(self._futures) if rank in ranks and not future.done()}
+        answers = self._everywhere(function, left)
+        return {rank for rank in left if answers.get(self.members[rank].address) is not True}
+
+    def _everywhere(self, function: Callable[[str, int], bool], ranks: Collection[int]) -> dict[str, Any]:
+        """Call a function of :mod:`cosdask.parallel.link` where those ranks are; the answers, by worker's address."""
+        if not ranks:
+            return {}
         try:
             there = workers_of(self.client)
         except GroupError:
-            return  # no scheduler, no way to any worker; waiting for the ranks finds out
-        addresses = [member.address for member in self.members if member.address in there]
-        if addresses:
-            ask_workers(self.client, addresses, function, self.job.run_id)
+            return {}  # no scheduler, no way to any worker; waiting for the ranks finds out
+        addresses = [self.members[rank].address for rank in ranks if self.members[rank].address in there]
+        job = self.job
+        return ask_workers(self.client, addresses, function, job.run_id, job.generation) if addresses else {}
 
 
 def _is_alone(error: BaseException | None) -> bool:

@@ -11,7 +11,7 @@ from cosdask.parallel.packed import pack, unpack
 #: options of a Config that a job carries under the same names
 JOB_OPTIONS = (
     "devices", "rank_silence", "step_deadline", "checkpoint_seconds", "on_nan", "warmup", "wire", "precision",
-    "global_batch_norm", "global_loss", "interface",
+    "global_batch_norm", "global_loss", "interface", "transform_thread_per_device",
 )  # fmt: skip
 #: characters of JSON from which on a job travels packed
 _PACKED_FROM = 1 << 16
@@ -77,6 +77,7 @@ class Job:
         groups: the sizes that the group has had, the present one last: ``[iteration, devices, rows an iteration and
             device]``; see :func:`regrouped`.
         interface: network interface or network on which the ranks meet; "" for the one that Dask uses.
+        transform_thread_per_device: threads that decode for each device; 1, CaffeOnSpark's default, leaves it to us.
     """
 
     run_id: str
@@ -109,6 +110,7 @@ class Job:
     global_loss: bool = False
     locality: dict[str, Any] = dataclasses.field(default_factory=dict)
     interface: str = ""
+    transform_thread_per_device: int = 1
     groups: list[list[int]] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> str:
@@ -127,6 +129,11 @@ class Job:
         if text.startswith(_PACKED):
             text = unpack(text[len(_PACKED) :])
         return cls(**json.loads(text))
+
+    def decoding_threads(self, rank: int) -> int:
+        """Threads that decode for each device of a rank: as many as were asked for, else as many as the rank has."""
+        asked = self.transform_thread_per_device
+        return asked if asked > 1 else max(1, self.threads[rank])
 
     @property
     def hosts(self) -> list[str]:

@@ -55,17 +55,33 @@ class LiveRank:
         self.verdict = ""
         self.unwanted = False
         self._lock = threading.Lock()
+        self._has_job, self._waiting = False, list[str]()
+
+    def begin(self) -> None:
+        """Send the rank its job, which must be its first line; commands that came before follow it."""
+        # without the lock: a long job waits until the process reads, and commands come on the worker's event loop
+        self._write(f"{self.rank} {time.time()} {self.job.to_json()}")
+        with self._lock:
+            self._has_job = True
+            for word in self._waiting:
+                self._write(word)
 
     def command(self, word: str) -> None:
-        """Send the rank a command; a rank that has ended needs none."""
+        """Send the rank a command, once it has its job; a rank that has ended needs none."""
         with self._lock:
-            stdin = self.process.stdin
-            if self.process.poll() is None and stdin is not None and not stdin.closed:
-                try:
-                    stdin.write(word + "\n")
-                    stdin.flush()
-                except BrokenPipeError:
-                    return  # it ended in between; run_rank sees that
+            if self._has_job:
+                self._write(word)
+            else:
+                self._waiting.append(word)
+
+    def _write(self, line: str) -> None:
+        stdin = self.process.stdin
+        if self.process.poll() is None and stdin is not None and not stdin.closed:
+            try:
+                stdin.write(line + "\n")
+                stdin.flush()
+            except BrokenPipeError:
+                return  # it ended in between; run_rank sees that
 
     def note(self, steps: int) -> None:
         """A sign of life: the rank has done so many pieces of work."""
@@ -110,31 +126,42 @@ def live_run() -> str:
     return "" if live is None else f"run {live.job.run_id} of {live.job.model}, rank {live.rank}"
 
 
-def _live_of(run_id: str) -> LiveRank | None:
-    """This worker's rank of a run, where there is one."""
+def _live_of(run_id: str, generation: int) -> LiveRank | None:
+    """This worker's rank in a run's group, where there is one; that of the group before may still be ending here."""
     live = _live
-    return live if live is not None and live.job.run_id == run_id else None
+    found = live is not None and (live.job.run_id, live.job.generation) == (run_id, generation)
+    return live if found else None
 
 
-def touch(run_id: str) -> bool:
-    """The driver is there; returns whether a rank of the run lives on this worker."""
-    live = _live_of(run_id)
+def touch(run_id: str, generation: int) -> bool:
+    """The driver is there; returns whether a rank of the run's group lives on this worker."""
+    live = _live_of(run_id, generation)
     if live is None:
         return False
     live.heard = time.monotonic()
     return True
 
 
-def stop_rank(run_id: str) -> None:
-    """Ask the run's rank on this worker to snapshot and end, together with the others."""
-    if live := _live_of(run_id):
-        live.command("stop")
+def stop_rank(run_id: str, generation: int) -> bool:
+    """Ask the group's rank on this worker to snapshot and end, together with the others; False where there is none."""
+    return _command(run_id, generation, "stop")
 
 
-def finish_rank(run_id: str) -> None:
-    """Ask the run's rank on this worker to end the training early, as if it were done, together with the others."""
-    if live := _live_of(run_id):
-        live.command("finish")
+def finish_rank(run_id: str, generation: int) -> bool:
+    """Ask the group's rank on this worker to end the training early, as if it were done, together with the others.
+
+    Returns:
+        Whether there is such a rank.
+    """
+    return _command(run_id, generation, "finish")
+
+
+def _command(run_id: str, generation: int, word: str) -> bool:
+    live = _live_of(run_id, generation)
+    if live is None:
+        return False
+    live.command(word)
+    return True
 
 
 def stop_model(model: str) -> bool:
@@ -146,11 +173,14 @@ def stop_model(model: str) -> bool:
     return True
 
 
-def kill_rank(run_id: str) -> None:
-    """End the run's rank on this worker at once."""
-    if live := _live_of(run_id):
-        live.unwanted = True
-        live.process.kill()
+def kill_rank(run_id: str, generation: int) -> bool:
+    """End the group's rank on this worker at once; False where there is none."""
+    live = _live_of(run_id, generation)
+    if live is None:
+        return False
+    live.unwanted = True
+    live.process.kill()
+    return True
 
 
 def run_rank(job_text: str, rank: int) -> dict[str, Any]:
@@ -221,7 +251,7 @@ def end_spare(run_id: str) -> None:
 
 def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
     """Pass the rank's events on until it ends."""
-    live.command(f"{live.rank} {time.time()} {live.job.to_json()}")
+    live.begin()
     watching = threading.Event()
     stepping = 0.0
     watcher = threading.Thread(target=_watch, args=(live, watching), name="rank-watch", daemon=True)

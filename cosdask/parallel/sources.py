@@ -11,11 +11,11 @@ from distributed import Client
 from cosdask.config import Config
 from cosdask.data import CosFrameSource, FrameSource, Source, is_data_layer, open_source
 from cosdask.errors import ConfigError, DataError
-from cosdask.parallel.contained import absolute
 from cosdask.parallel.counting import counted
 from cosdask.parallel.group import results_of
 from cosdask.proto import caffe_pb2, parse_solver
 from cosdask.solver.nets import test_nets, train_net
+from cosdask.storage import absolute
 
 #: the parameter block in which each type of data layer names its source
 _BLOCKS = {

@@ -14,6 +14,8 @@ import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
+from cosdask.parallel.gpu_memory import without_own
+
 #: glibc's setting for large pages; other C libraries do not look at it
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 #: seconds that a process has to be gone after it was killed
@@ -25,7 +27,7 @@ Process = subprocess.Popen[str]
 def environment(threads: int) -> Environment:
     """The environment of a rank's process."""
     number = str(threads)
-    found = {**os.environ, "NPROC": number, "OMP_NUM_THREADS": number, "PYTHONUNBUFFERED": "1"}
+    found = {**without_own(dict(os.environ)), "NPROC": number, "OMP_NUM_THREADS": number, "PYTHONUNBUFFERED": "1"}
     # Dask's nannies make malloc give memory back at once; a step would fetch its buffers anew every time
     found.pop("MALLOC_TRIM_THRESHOLD_", None)
     # a step's buffers come fresh from the system each time; in pages of 2 MB they cost a fraction of what 4 KB ones do

@@ -67,7 +67,7 @@ class Trainer:
             world=len(devices),
             ranks=tuple(range(rank * per_process, (rank + 1) * per_process)),
             seed=job.seed,
-            threads=max(1, job.threads[rank]),
+            threads=job.decoding_threads(rank),
             precision=job.precision,
             global_batch_norm=job.global_batch_norm,
             global_loss=job.global_loss,

@@ -11,6 +11,7 @@ from cosdask.storage.atomic import (
 )
 from cosdask.storage.paths import (
     FileStamp,
+    absolute,
     describe_file,
     exists,
     filesystem,
@@ -18,6 +19,7 @@ from cosdask.storage.paths import (
     join,
     local_path,
     missing,
+    names_in,
     parent,
     read_bytes,
     read_text,
@@ -33,6 +35,7 @@ __all__ = [
     "RangeFile",
     "RunFolder",
     "Snapshot",
+    "absolute",
     "atomic_output",
     "atomic_write",
     "describe_file",
@@ -44,6 +47,7 @@ __all__ = [
     "make_folder",
     "merged_ranges",
     "missing",
+    "names_in",
     "parent",
     "read_bytes",
     "read_text",

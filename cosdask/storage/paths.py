@@ -85,6 +85,17 @@ def local_path(url: PathLike) -> Path | None:
     return None if _SCHEME.match(name) else Path(name)
 
 
+def absolute(url: PathLike) -> str:
+    """A local path made absolute, so that it means the same in any working directory; URLs stay.
+
+    Example:
+        >>> absolute("/data/../train"), absolute("hdfs://nn/train")
+        ('/train', 'hdfs://nn/train')
+    """
+    here, name = local_path(url), os.fspath(url)
+    return name if here is None or not name else os.path.abspath(here)
+
+
 def filesystem(url: PathLike) -> tuple[Any, str]:
     """The fsspec filesystem of a name, and its path there.
 
@@ -148,6 +159,21 @@ def is_folder(url: PathLike) -> bool:
     """
     here = local_path(url)
     return here.is_dir() if here is not None else _asked(url, "isdir")
+
+
+def names_in(url: PathLike) -> set[str]:
+    """The names of what lies in a folder now, whatever was known of it before.
+
+    Raises:
+        StorageError: the folder is not there, or the filesystem cannot be asked.
+    """
+    fs, path = filesystem(url)
+    try:
+        return {posixpath.basename(str(entry).rstrip("/")) for entry in fs.ls(path, detail=False, refresh=True)}
+    except FileNotFoundError as error:
+        raise missing(url, "folder") from error
+    except OSError as error:
+        raise StorageError(f"{url}: cannot be listed: {error}", path=os.fspath(url)) from error
 
 
 def _asked(url: PathLike, question: str) -> bool:

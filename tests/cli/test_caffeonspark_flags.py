@@ -6,7 +6,7 @@ import pytest
 
 from cosdask.cli import jobs
 from cosdask.cli.main import main
-from cosdask.config import Config
+from cosdask.config import OPTIONS, Config
 
 #: every option of the main program with a value, and what it means here
 FLAGS = {
@@ -29,6 +29,13 @@ FLAGS = {
 }
 
 
+#: options that only the tools of ``cosdask convert`` take
+OF_TOOLS = {
+    "imageRoot", "labelFile", "captionFile", "captionLength", "vocabSize", "imageCaptionDFDir", "vocabDir",
+    "embeddingDFDir",
+}  # fmt: skip
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """What was asked of the cluster; nothing is run."""
@@ -42,6 +49,16 @@ def test_all_flags_in_one_call(asked: list[Config]) -> None:
     assert main(["run", *words]) == 0
     for flag, (_, meant) in FLAGS.items():
         assert getattr(asked[0], flag[1:]) == meant, flag
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIONS) - OF_TOOLS))
+def test_every_option_of_a_config_is_a_flag(name: str, asked: list[Config]) -> None:
+    """What documents and error messages name as a remedy can be typed; ``cosdask submit`` passes such words on."""
+    field = OPTIONS[name]
+    value = (field.metadata.get("choices") or ["3"])[-1]
+    plain = isinstance(getattr(Config(), name), bool)
+    assert main(["run", f"--{name.replace('_', '-')}", *([] if plain else [value])]) == 0
+    assert getattr(asked[0], name) == getattr(Config(**{name: True if plain else value}), name)
 
 
 @pytest.mark.parametrize(

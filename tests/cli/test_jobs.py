@@ -53,6 +53,9 @@ class StandIn:
     def __init__(self, client: Any, config: Config) -> None:
         StandIn.calls, StandIn.config = [], config
 
+    def check_output(self) -> None:
+        self.calls.append("check_output")
+
     def train(self) -> None:
         self.calls.append("train")
         Path(self.config.model).write_text("weights")
@@ -93,11 +96,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     [
         ("-train", ["train"]),
         ("-test -train", ["train", "test"]),
-        ("-features ip1 -train", ["train", "features"]),
-        ("-train -test -features ip1", ["train", "features"]),
+        ("-features ip1 -train", ["check_output", "train", "features"]),
+        ("-train -test -features ip1", ["check_output", "train", "features"]),
     ],
 )
 def test_training_comes_first_and_features_take_the_place_of_test(flags: str, calls: list[str], folder: Path) -> None:
+    """And whether features would arrive is looked at before the training, not after it."""
     assert main(["run", "-conf", "solver.prototxt", "-model", "m", "-output", "out", *flags.split()]) == 0
     assert StandIn.calls == calls
 

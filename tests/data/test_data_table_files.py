@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import dask
@@ -16,6 +17,7 @@ from dask import delayed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cosdask.data import table_files
 from cosdask.data.table_files import as_table, write_part, write_table
 from cosdask.errors import DataError, StorageError
 
@@ -138,6 +140,41 @@ def test_overwrite_replaces_the_whole_directory(tmp_path: Path) -> None:
     write_table(features(1), str(target), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["features"]
     assert [path.name for path in target.iterdir()] == ["part-00000.json"]
+
+
+def test_workers_with_working_directories_of_their_own_write_to_the_same_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path counts from where the command was given."""
+    (tmp_path / "worker").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def write_elsewhere(rows: pd.DataFrame, url: str) -> int:
+        os.chdir(tmp_path / "worker")
+        try:
+            return write_part(rows, url)
+        finally:
+            os.chdir(tmp_path)
+
+    monkeypatch.setattr(table_files, "write_part", write_elsewhere)
+    assert write_table(features(2, 1), "out/features") == 3
+    assert len(list((tmp_path / "out" / "features").iterdir())) == 2
+    assert not list((tmp_path / "worker").iterdir())
+
+
+def test_parts_that_do_not_arrive_are_an_error_and_leave_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows in = rows out: workers that wrote to disks of their own have not written what was asked for."""
+
+    def write_to_own_disk(rows: pd.DataFrame, url: str) -> int:
+        own = url.replace(str(tmp_path), str(tmp_path / "own")) if "part-00001" in url else url
+        return write_part(rows, own)
+
+    monkeypatch.setattr(table_files, "write_part", write_to_own_disk)
+    with pytest.raises(StorageError, match=r"features: 1 of 3 part files did not arrive, part-00001\.json.*hdfs://"):
+        write_table(features(2, 1, 2), str(tmp_path / "features"))
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_a_failure_leaves_nothing_half_written(tmp_path: Path) -> None:

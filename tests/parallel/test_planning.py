@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from cosdask.data import Index, RowPlan
 from cosdask.data.index import Block
 from cosdask.events import DebugInfo, Progress
 from cosdask.parallel import results
-from cosdask.parallel.job import Job
+from cosdask.parallel.job import JOB_OPTIONS, Job
 
 RANKS, PARTITIONS = 64, 100_000
 
@@ -36,6 +37,15 @@ def test_many_ranks_and_partitions_are_planned_in_no_time() -> None:
     assert sum(segment.rows for parts in segments for segment in parts) == RANKS * share
     assert len(text) < 2_000_000
     assert Job.from_json(text) == job
+
+
+def test_threads_that_decode_are_those_asked_for_or_the_ranks() -> None:
+    """CaffeOnSpark's ``transform_thread_per_device``; its default of 1 leaves it to the threads a rank has."""
+    job = Job(run_id="r", solver="", source={}, test_sources=[], model="m", seed=1, world=2, members=[], threads=[3, 4])
+    assert [job.decoding_threads(rank) for rank in range(2)] == [3, 4]
+    job = Job.from_json(replace(job, transform_thread_per_device=2).to_json())
+    assert [job.decoding_threads(rank) for rank in range(2)] == [2, 2]
+    assert "transform_thread_per_device" in JOB_OPTIONS
 
 
 def test_the_memory_of_what_the_client_keeps_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
