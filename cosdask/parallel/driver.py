@@ -322,11 +322,14 @@ def _arranged(client: Client, config: Config, locality: Locality, members: list[
 
 
 def _resumed(config: Config, state: str, run: dict[str, Any]) -> Config:
-    """The options to go on with: what decides the rows' order is the run's own, whatever is asked now."""
+    """The options to go on with: what decides the rows' order is the run's own, whatever is asked now.
+
+    So are the weights: the command that began the run may be given again as it was, with the weights it began from.
+    """
     options = config.to_dict()
     if config.shuffle and not run.get("shuffle"):
         raise ConfigError("--resume: the run was begun without --shuffle; leave it out to go on.", option="shuffle")
-    options.update(snapshot=state, resume=False, shuffle=bool(run.get("shuffle")))
+    options.update(snapshot=state, weights="", resume=False, shuffle=bool(run.get("shuffle")))
     return Config.from_dict(options)
 
 

@@ -129,15 +129,20 @@ def heeds_ctrl_c() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_leaves_a_snapshot_that_resumes_bit_for_bit(client: Client, problem: Callable[..., Problem]) -> None:
-    """Invariant 4: interrupted and taken up again, a run ends with the weights of the run that was not interrupted."""
+    """Invariant 4: interrupted and taken up again, a run ends with the weights of the run that was not interrupted.
+
+    It is taken up by the command that began it: the weights that it began from are named again, and not loaded.
+    """
     made = problem(settings="max_iter: 400 display: 1", augmented=True, dropout=DROPOUT)
-    whole = cosdask.CaffeOnDask(client, config(made)).train().params
+    first = str(made.folder / "first.caffemodel")
+    cosdask.Net(made.folder / "net.prototxt", phase="TRAIN", seed=9).save(first)
+    whole = cosdask.CaffeOnDask(client, config(made, weights=first)).train().params
     interrupt = Listener(Progress, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match=r"snapshot of iteration \d+"):
-        cosdask.CaffeOnDask(client, config(made, overwrite=True), consumers=[interrupt]).train()
+        cosdask.CaffeOnDask(client, config(made, overwrite=True, weights=first), consumers=[interrupt]).train()
     snapshots = RunFolder(made.folder / "out" / "small.run").read_snapshots()
     assert 0 < snapshots[-1]["iteration"] < 400
-    result = cosdask.CaffeOnDask(client, config(made, resume=True)).train()
+    result = cosdask.CaffeOnDask(client, config(made, resume=True, weights=first)).train()
     assert result.iterations == 400
     for name, blobs in whole.items():
         for mine, other in zip(result.params[name], blobs, strict=True):

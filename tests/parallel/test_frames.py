@@ -143,7 +143,13 @@ def test_partitions_are_used_where_they_are(client: Client) -> None:
 
 
 def test_a_lazy_frame_trains_as_its_rows_in_order_would(client: Client, memory_problem: Problem) -> None:
-    """Invariant 2: three workers on a dask frame make the weights of Solver(ranks=3) on the same rows."""
+    """Invariant 2: three workers on a dask frame make the weights of Solver(ranks=3) on the same rows.
+
+    Both begin from the weights that the solver names, which lie beside it.
+    """
+    net = cosdask.Net(memory_problem.folder / "net.prototxt", phase="TRAIN", seed=9)
+    net.save(str(memory_problem.folder / "first.caffemodel"))
+    memory_problem.solver.write_text(memory_problem.solver.read_text() + 'weights: "first.caffemodel"\n')
     frame = dd.from_pandas(rows_of(0, ROWS), npartitions=7)
     found = cosdask.CaffeOnDask(client, config(memory_problem)).train(frame).params
     with cosdask.Solver(memory_problem.solver, ranks=3) as solver:
