@@ -156,21 +156,23 @@ class CaffeOnDask:
         members = on_interface(client, self._members(client), config.interface)
         # a run that its client left may still be going on, and writes one more snapshot when told to end
         check_free(client, members, take_over=absolute(config.model) if config.resume else "")
-        order = before = None
+        before = None
         if config.resume:
             # first, for it says in plain words where there is nothing to go on from
             newest = _newest(folder)
             before = folder.read_run()
             config, param.random_seed = _resumed(config, newest["state"], before), before["seed"]
-            order = before["source"].get("table", {}).get("pieces")
+            param.ClearField("weights")  # the snapshot has its own
         factor = scale(param, config, len(members) * config.devices)
         with RunInputs() as inputs:
             with spares_ahead(client, members, config.threads or 0):
-                job, members = self._job(client, config, param, members, source, validation, validate, inputs, order)
+                job, members, begins = self._job(
+                    client, config, param, members, source, validation, validate, inputs, before
+                )
+                if before is None:
+                    folder.reset(begins)
             job = replace(job, lr_scale=factor)
-            if before is None:
-                folder.reset()
-            elif job.groups:
+            if before is not None and job.groups:
                 ((_, size, rows),) = job.groups
                 job = replace(job, groups=regrouped(before.get("groups", []), newest["iteration"], size, rows))
             folder.write_run(_run_description(config, job, members))
@@ -207,13 +209,14 @@ class CaffeOnDask:
         validation: Any,
         validate: bool,
         inputs: RunInputs,
-        order: Any,
-    ) -> tuple[Job, list[Member]]:
-        """Everything the ranks need, and the members in rank order.
+        before: dict[str, Any] | None,
+    ) -> tuple[Job, list[Member], list[str]]:
+        """Everything the ranks need, the members in rank order, and the files that a new run begins from.
 
-        What is wrong with nets or data is raised here, before ranks start.
+        What is wrong with nets or data is raised here, before ranks start. ``before`` is the ``run.json`` of a run that
+        is taken up again, whose snapshot was looked at already.
         """
-        solver = to_text(param)
+        solver, order = to_text(param), before and before["source"].get("table", {}).get("pieces")
         options = source_options(config)
 
         def given_rows(rows: Any, phase: str, reads: Reads, order: Any = None) -> dict[str, Any] | None:
@@ -232,6 +235,7 @@ class CaffeOnDask:
             given,
             validate and validation is None,
             weights,
+            "" if before else absolute(config.snapshot),
             options,
             dump_plugins(),
             pure=False,
@@ -264,7 +268,7 @@ class CaffeOnDask:
             groups=[] if found["source"].get("table") else [[0, len(members) * config.devices, rows_each]],
             **{name: getattr(config, name) for name in JOB_OPTIONS},
         )
-        return job, members
+        return job, members, found["begins"]
 
     def _test(self, client: Client, source: Any) -> dict[str, Any]:
         self.config.check("test")

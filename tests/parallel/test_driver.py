@@ -22,7 +22,7 @@ from problems import DROPOUT, Problem, digits
 
 import cosdask
 from cosdask.data import write_lmdb
-from cosdask.errors import ConfigError, CosdaskError, DataError, DeadlineError, GroupError
+from cosdask.errors import ConfigError, CosdaskError, DataError, DeadlineError, GroupError, StorageError
 from cosdask.events import Progress, RunEnded, RunStarted, Validation
 from cosdask.storage import RunFolder
 
@@ -97,6 +97,24 @@ def test_a_training_that_is_refused_leaves_no_process(client: Client, problem: C
     family = psutil.Process().children(recursive=True)
     left = [process for process in family if "cosdask.parallel.rank" in " ".join(process.cmdline())]
     assert not psutil.wait_procs(left, timeout=5)[1]
+
+
+def test_a_run_does_not_remove_what_it_shall_begin_from(client: Client, problem: Callable[..., Problem]) -> None:
+    """Automatic checkpoints go when a new run of the same model begins; one that is named is refused, and stays."""
+    made = problem(rows=20)
+    kept = made.folder / "out" / "small.run" / "checkpoints"
+    kept.mkdir(parents=True)
+    names = tuple(str(kept / f"auto_iter_2.{ending}") for ending in ("caffemodel", "solverstate"))
+    with cosdask.Solver(made.solver) as solver:
+        solver.step(2)
+        solver.engine.snapshot(names)
+    model, state = names
+    # the state lies elsewhere and names its model where that is
+    moved = shutil.copy(state, made.folder / "moved.solverstate")
+    for begin in ({"snapshot": state}, {"weights": model}, {"snapshot": str(moved)}):
+        with pytest.raises(StorageError, match=r"auto_iter_2.*--resume"):
+            cosdask.CaffeOnDask(client, config(made, **begin)).train()
+    assert Path(model).exists() and Path(state).exists()
 
 
 def test_tasks_grow_with_workers_not_iterations(client: Client, problem: Callable[..., Problem]) -> None:
