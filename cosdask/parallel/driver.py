@@ -224,7 +224,9 @@ class CaffeOnDask:
             if frame is None:
                 return source_spec(client, rows, solver, phase, options)
             layer, whole = data_layer(solver, phase), as_dask(frame, len(members))
-            inputs.given[phase] = FrameInput(client, whole, layer, phase, options, members, reads, order)
+            inputs.given[phase] = FrameInput(
+                client, whole, layer, phase, options, members, reads, order, config.worker_silence
+            )
             return inputs.given[phase].spec(members)
 
         given = given_rows(source, "TRAIN", train_reads(config.devices), order)
@@ -273,14 +275,15 @@ class CaffeOnDask:
     def _test(self, client: Client, source: Any) -> dict[str, Any]:
         self.config.check("test")
         members = self._members(client)
-        frame = dataframe_of(source)
+        frame, silence = dataframe_of(source), self.config.worker_silence
         if frame is None:
-            return evaluate.test(client, self._evaluation(client, source), members)
+            return evaluate.test(client, self._evaluation(client, source), members, silence)
         options, layer = source_options(self.config), data_layer(self._solver_text(), "TEST")
         with RunInputs() as inputs:
-            rows = FrameInput(client, as_dask(frame, len(members)), layer, "TEST", options, members, evaluation_reads)
+            whole = as_dask(frame, len(members))
+            rows = FrameInput(client, whole, layer, "TEST", options, members, evaluation_reads, silence=silence)
             inputs.given["TEST"] = rows
-            return evaluate.test(client, self._evaluation(client, rows.spec(members)), members)
+            return evaluate.test(client, self._evaluation(client, rows.spec(members)), members, silence)
 
     def _features(self, client: Client, source: Any, blobs: Sequence[str] | None) -> Any:
         self.config.check("features")
@@ -294,7 +297,7 @@ class CaffeOnDask:
         if frame is not None:
             frame = as_dask(frame, workers)
             layer = data_layer(self._solver_text(), "TEST")
-            source = given_spec(client, frame, layer, source_options(self.config))
+            source = given_spec(client, frame, layer, source_options(self.config), self.config.worker_silence)
         checked = client.submit(features.check_blobs, self._evaluation(client, source), names, pure=False)
         (evaluation,) = results_of([checked])
         if frame is not None:
