@@ -278,6 +278,8 @@ class Config:
             notes.append(f"-connection {self.connection} has no effect: GPUs meet through NCCL, CPUs through sockets")
         if self.label and "features" not in asked:
             notes.append(f"-label {self.label} has no effect without -features")
+        if self.resume and self.weights and "train" in asked:
+            notes.append(f"-weights {self.weights} has no effect with --resume: the run's snapshot has its own")
         if "train" not in asked:
             unused = [name for name in ("weights", "snapshot", "resume") if getattr(self, name)]
             notes.extend(f"-{name} has no effect without -train" for name in unused)

@@ -112,21 +112,30 @@ def check_files(config: Config) -> bool:
         WeightsError: weights do not fit the net.
     """
     from cosdask.cli.nets import check_nets
-    from cosdask.proto import read_solver
+    from cosdask.proto import initial_weights, read_solver
 
     solver = read_solver(config.conf)
     validate = bool(solver.test_interval and len(solver.test_iter) and solver.test_iter[0])
-    weights = _check_inputs(config)
+    weights = _check_inputs(config, initial_weights(solver, config.conf))
     check_nets(config.conf, "train" in config.verbs, validate or config.verbs[-1] != "train", weights)
     if "features" in config.verbs:
         _check_blobs(config)
     return validate
 
 
-def _check_inputs(config: Config) -> list[str]:
-    """Stops where weights or a state to start from are missing; the weights that lie on this machine."""
+def _check_inputs(config: Config, named: list[str]) -> list[str]:
+    """Stops where weights or a state to start from are missing; the weights that lie on this machine.
+
+    Args:
+        config: the options.
+        named: the weights that the solver names, which count where nothing else says what to begin from.
+    """
     train = "train" in config.verbs
     weights = [path.strip() for path in config.weights.split(",") if path.strip()] if train else [config.model]
+    if train and not weights and not config.snapshot:
+        weights = named
+    if train and config.resume:
+        weights = []  # the run's snapshot has its own
     for path in [*weights, *([config.snapshot] if train and config.snapshot else [])]:
         if not exists(path):
             raise missing(path, "file" if train else "model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from cosdask.cli import yarn_flags
@@ -55,7 +56,8 @@ def _submit(given: dict[str, Any], command: list[str]) -> int:
     folder = submission.new_folder()
     with yarn_client.started_beside(*login) as started:
         try:
-            words = carried_command(command, config, lambda conf, more: submission.carry(conf, more, folder))
+            initial = config.train and not (config.snapshot or config.resume)
+            words = carried_command(command, config, partial(submission.carry, folder=folder, initial=initial))
             spec, client = submission.submission(asked, words, folder, driver_memory), started()
             application = submission.submit(client, spec)
         except BaseException:

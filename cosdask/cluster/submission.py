@@ -37,13 +37,14 @@ def new_folder() -> str:
     return f"hdfs:///user/{user}/.cosdask/{uuid.uuid4().hex[:16]}"
 
 
-def carry(conf: str, weights: str, folder: str) -> tuple[str, str]:
+def carry(conf: str, weights: str, folder: str, initial: bool = True) -> tuple[str, str]:
     """Puts a solver, its nets, mean files and weights into HDFS, where every container sees them.
 
     Args:
         conf: the solver's prototxt.
         weights: paths of weights separated by commas, or "".
         folder: see :func:`new_folder`.
+        initial: whether the weights that the solver names are needed: not for a test, nor to go on from a snapshot.
 
     Returns:
         The names to use instead: of the solver, and of the weights.
@@ -60,6 +61,10 @@ def carry(conf: str, weights: str, folder: str) -> tuple[str, str]:
                 message = getattr(layer, group)
                 if getattr(message, field):
                     setattr(message, field, _carried(getattr(message, field), folder))
+    # weights that are given come before those that the solver names
+    named = list(param.weights) if initial and not weights else []
+    del param.weights[:]
+    param.weights.extend(_carried(path, folder) for path in named)
     solver = join(folder, "solver.prototxt")
     atomic_write(solver, to_text(param))
     return solver, ",".join(_carried(path.strip(), folder) for path in weights.split(",") if path.strip())

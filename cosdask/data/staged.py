@@ -34,10 +34,24 @@ class StagedFile:
         return self.part == part and self.start <= start and stop <= self.stop
 
 
+def held_by(files: Sequence[StagedFile], part: int, start: int, stop: int) -> bool:
+    """Whether rows ``start`` to ``stop`` of ``part`` are in some files, each row in one of them at least.
+
+    Example:
+        >>> files = [StagedFile(0, 4, 9, "b"), StagedFile(0, 0, 4, "a")]
+        >>> held_by(files, 0, 2, 8), held_by(files, 0, 2, 10), held_by(files[:1], 0, 2, 8)
+        (True, False, False)
+    """
+    for file in sorted((file for file in files if file.part == part), key=lambda file: file.start):
+        if file.start <= start < file.stop:
+            start = file.stop
+    return start >= stop
+
+
 class StagedTable(Table):
     """Pieces of a dataframe's partitions in the order in which they are read.
 
-    A piece may be in several files, on several machines; whichever is on this machine is read.
+    A piece may be in several files, whole or in slices, on several machines; those that are on this machine are read.
 
     Args:
         pieces: ``(part, start, stop)``: rows of a partition, in reading order.
@@ -84,12 +98,17 @@ class StagedTable(Table):
     def read_block(self, block: Block, skip: int, count: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """See :meth:`Table.read_block`."""
         part, start = block.place["part"], block.place["start"] + skip
-        file = self._find(part, start, start + count)
-        yield from read_rows(file.path, start - file.start, count)
+        stop = start + count
+        while start < stop:
+            file = self._find(part, start, stop)
+            last = min(stop, file.stop)
+            yield from read_rows(file.path, start - file.start, last - start)
+            start = last
 
     def _find(self, part: int, start: int, stop: int) -> StagedFile:
-        candidates = [file for file in self.files if file.holds(part, start, stop)]
-        for file in candidates:
+        """A file on this machine with as many of the rows as there are in one, from the first on."""
+        candidates = [file for file in self.files if file.holds(part, start, start + 1)]
+        for file in sorted(candidates, key=lambda file: -min(file.stop, stop)):
             if Path(file.path).exists():
                 return file
         if len(candidates) == 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from cosdask.proto import caffe_pb2, read_net
+from cosdask.proto import caffe_pb2, initial_weights, read_net
 from cosdask.storage import absolute, join, local_path, parent, resolve
 
 Param = caffe_pb2.SolverParameter
@@ -33,7 +33,8 @@ _PATH_FIELDS = (
 def self_contained(param: Param, path: str | None, model: str) -> Param:
     """A copy of the solver's message that means the same in any process and any working directory.
 
-    Nets are put in place of their paths, paths of data are absolute, and the snapshots' prefix lies beside the model.
+    Nets are put in place of their paths, paths of data and of initial weights are absolute, and the snapshots' prefix
+    lies beside the model.
 
     Args:
         param: as read from ``path``.
@@ -57,6 +58,8 @@ def self_contained(param: Param, path: str | None, model: str) -> Param:
     for name in copy.test_net:
         copy.test_net_param.append(_whole_net(name, folder))
     copy.ClearField("test_net")
+    del copy.weights[:]
+    copy.weights.extend(absolute(file) for file in initial_weights(param, path))
     if model:
         copy.snapshot_prefix = prefix_beside(model, param, path)
     return copy

@@ -166,21 +166,23 @@ class CaffeOnDask:
         # a run that its client left may still be going on, and writes one more snapshot when told to end
         check_free(client, members, take_over=absolute(config.model) if config.resume else "")
         check_shared(client, members, [config.model, param.snapshot_prefix])
-        order = before = None
+        before = None
         if config.resume:
             # first, for it says in plain words where there is nothing to go on from
             newest = _newest(folder)
             before = folder.read_run()
             config, param.random_seed = _resumed(config, newest["state"], before), before["seed"]
-            order = before["source"].get("table", {}).get("pieces")
+            param.ClearField("weights")  # the snapshot has its own
         factor = scale(param, config, len(members) * config.devices)
         with RunInputs() as inputs:
             with spares_ahead(client, members, config.threads or 0):
-                job, members = self._job(client, config, param, members, source, validation, validate, inputs, order)
+                job, members, begins = self._job(
+                    client, config, param, members, source, validation, validate, inputs, before
+                )
+                if before is None:
+                    folder.reset(begins)
             job = replace(job, lr_scale=factor)
-            if before is None:
-                folder.reset()
-            elif job.groups:
+            if before is not None and job.groups:
                 ((_, size, rows),) = job.groups
                 job = replace(job, groups=regrouped(before.get("groups", []), newest["iteration"], size, rows))
             folder.write_run(_run_description(config, job, members))
@@ -217,13 +219,14 @@ class CaffeOnDask:
         validation: Any,
         validate: bool,
         inputs: RunInputs,
-        order: Any,
-    ) -> tuple[Job, list[Member]]:
-        """Everything the ranks need, and the members in rank order.
+        before: dict[str, Any] | None,
+    ) -> tuple[Job, list[Member], list[str]]:
+        """Everything the ranks need, the members in rank order, and the files that a new run begins from.
 
-        What is wrong with nets or data is raised here, before ranks start.
+        What is wrong with nets or data is raised here, before ranks start. ``before`` is the ``run.json`` of a run that
+        is taken up again, whose snapshot was looked at already.
         """
-        solver = to_text(param)
+        solver, order = to_text(param), before and before["source"].get("table", {}).get("pieces")
         options = source_options(config)
 
         def given_rows(rows: Any, phase: str, reads: Reads, order: Any = None) -> dict[str, Any] | None:
@@ -231,7 +234,9 @@ class CaffeOnDask:
             if frame is None:
                 return source_spec(client, rows, solver, phase, options)
             layer, whole = data_layer(solver, phase), as_dask(frame, len(members))
-            inputs.given[phase] = FrameInput(client, whole, layer, phase, options, members, reads, order)
+            inputs.given[phase] = FrameInput(
+                client, whole, layer, phase, options, members, reads, order, config.worker_silence
+            )
             return inputs.given[phase].spec(members)
 
         given = given_rows(source, "TRAIN", train_reads(config.devices), order)
@@ -242,6 +247,7 @@ class CaffeOnDask:
             given,
             validate and validation is None,
             weights,
+            "" if before else absolute(config.snapshot),
             options,
             dump_plugins(),
             pure=False,
@@ -274,19 +280,20 @@ class CaffeOnDask:
             groups=[] if found["source"].get("table") else [[0, len(members) * config.devices, rows_each]],
             **{name: getattr(config, name) for name in JOB_OPTIONS},
         )
-        return job, members
+        return job, members, found["begins"]
 
     def _test(self, client: Client, source: Any) -> dict[str, Any]:
         self.config.check("test")
         members = self._members(client)
-        frame = dataframe_of(source)
+        frame, silence = dataframe_of(source), self.config.worker_silence
         if frame is None:
-            return evaluate.test(client, self._evaluation(client, source), members)
+            return evaluate.test(client, self._evaluation(client, source), members, silence)
         options, layer = source_options(self.config), data_layer(self._solver_text(), "TEST")
         with RunInputs() as inputs:
-            rows = FrameInput(client, as_dask(frame, len(members)), layer, "TEST", options, members, evaluation_reads)
+            whole = as_dask(frame, len(members))
+            rows = FrameInput(client, whole, layer, "TEST", options, members, evaluation_reads, silence=silence)
             inputs.given["TEST"] = rows
-            return evaluate.test(client, self._evaluation(client, rows.spec(members)), members)
+            return evaluate.test(client, self._evaluation(client, rows.spec(members)), members, silence)
 
     def _check_output(self, client: Client) -> None:
         """Features come from whichever workers are there, however many are to be used."""
@@ -305,7 +312,7 @@ class CaffeOnDask:
         if frame is not None:
             frame = as_dask(frame, workers)
             layer = data_layer(self._solver_text(), "TEST")
-            source = given_spec(client, frame, layer, source_options(self.config))
+            source = given_spec(client, frame, layer, source_options(self.config), self.config.worker_silence)
         checked = client.submit(features.check_blobs, self._evaluation(client, source), names, pure=False)
         (evaluation,) = results_of([checked])
         if frame is not None:
@@ -337,11 +344,14 @@ def _arranged(client: Client, config: Config, locality: Locality, members: list[
 
 
 def _resumed(config: Config, state: str, run: dict[str, Any]) -> Config:
-    """The options to go on with: what decides the rows' order is the run's own, whatever is asked now."""
+    """The options to go on with: what decides the rows' order is the run's own, whatever is asked now.
+
+    So are the weights: the command that began the run may be given again as it was, with the weights it began from.
+    """
     options = config.to_dict()
     if config.shuffle and not run.get("shuffle"):
         raise ConfigError("--resume: the run was begun without --shuffle; leave it out to go on.", option="shuffle")
-    options.update(snapshot=state, resume=False, shuffle=bool(run.get("shuffle")))
+    options.update(snapshot=state, weights="", resume=False, shuffle=bool(run.get("shuffle")))
     return Config.from_dict(options)
 
 

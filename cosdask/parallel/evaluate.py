@@ -21,7 +21,7 @@ from cosdask.nn.partition import hash_of
 from cosdask.parallel.counting import counted
 from cosdask.parallel.frame_input import GIVEN, given_source
 from cosdask.parallel.gpu_memory import take_as_needed
-from cosdask.parallel.group import Member, check_data, results_of
+from cosdask.parallel.group import Member, check_data, results_of_work
 from cosdask.parallel.plugins import load_plugins
 from cosdask.proto import parse_solver
 from cosdask.solver import Evaluator, Totals
@@ -100,8 +100,13 @@ def inspect_test(
     return Evaluation(solver, model, hash_of(model), text, source.rows, source.batch_size, plugins, precision)
 
 
-def test(client: Client, evaluation: Evaluation, members: list[Member]) -> dict[str, Any]:
-    """The outputs of the TEST net, averaged over all rows."""
+def test(client: Client, evaluation: Evaluation, members: list[Member], silence: float) -> dict[str, Any]:
+    """The outputs of the TEST net, averaged over all rows; it takes as long as it takes while its workers live.
+
+    Raises:
+        GroupError: a worker that has rows has sent no heartbeat for ``silence`` seconds, or none is left.
+        DataError: the data changed meanwhile.
+    """
     check_data(client, members, [json.loads(evaluation.spec)])
     world = len(members)
     futures = [
@@ -117,7 +122,7 @@ def test(client: Client, evaluation: Evaluation, members: list[Member]) -> dict[
         )
         for rank, member in enumerate(members)
     ]
-    total = functools.reduce(Totals.merge, results_of(futures))
+    total = functools.reduce(Totals.merge, results_of_work(client, futures, silence))
     if total.rows + total.skips.count != evaluation.rows:
         raise DataError(
             f"{evaluation.rows} rows were counted, {total.rows} were evaluated; did the data change meanwhile?"

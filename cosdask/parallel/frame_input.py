@@ -16,7 +16,7 @@ from cosdask.data import RowPlan, arrow_table, frame_source, window
 from cosdask.data.staged import StagedTable
 from cosdask.errors import DataError
 from cosdask.parallel.frames import Piece, Range, StagedFrame
-from cosdask.parallel.group import Member, results_of
+from cosdask.parallel.group import SILENCE, Member, results_of, results_of_work
 from cosdask.parallel.job import Job
 from cosdask.parallel.locality import Locality
 from cosdask.proto import caffe_pb2
@@ -67,6 +67,7 @@ class FrameInput:
         members: who reads, in rank order.
         reads: which rows each of them reads.
         order: of the rows in the run that is resumed.
+        silence: seconds without a heartbeat after which a worker counts as hung.
 
     Raises:
         DataError: no rows, or rows that cannot be written.
@@ -83,6 +84,7 @@ class FrameInput:
         members: Sequence[Member],
         reads: Reads,
         order: Sequence[Piece] | None = None,
+        silence: float = SILENCE,
     ) -> None:
         self.client = client
         template = frame_source(layer, phase, None, options, staged=StagedTable([], []))
@@ -93,7 +95,7 @@ class FrameInput:
             plan = RowPlan(rows, len(members))
             return [plan.range(member, 0).rows for member in range(len(members))]
 
-        self.staged = StagedFrame(client, frame, members, shares, order)
+        self.staged = StagedFrame(client, frame, members, shares, order, silence)
         self._about = (text_format.MessageToString(layer, as_one_line=True), phase, options)
         self._spec: dict[str, Any] | None = None
 
@@ -173,10 +175,16 @@ def as_dask(frame: Any, parts: int) -> Any:
 # -- rows of one partition -------------------------------------------------------------------------------------------
 
 
-def given_spec(client: Client, frame: Any, layer: caffe_pb2.LayerParameter, options: dict[str, Any]) -> dict[str, Any]:
+def given_spec(
+    client: Client, frame: Any, layer: caffe_pb2.LayerParameter, options: dict[str, Any], silence: float
+) -> dict[str, Any]:
     """What :func:`given_source` needs to make a source of any partition of a dask dataframe.
 
-    Layers that do not state the images' size take it from the first row.
+    Layers that do not state the images' size take it from the first row, for which the dataframe is computed as far.
+
+    Raises:
+        GroupError: a worker that computes has sent no heartbeat for ``silence`` seconds, or none is left.
+        DataError: no rows.
     """
     spec: dict[str, Any] = {
         "kind": GIVEN,
@@ -186,7 +194,8 @@ def given_spec(client: Client, frame: Any, layer: caffe_pb2.LayerParameter, opti
     if layer.type in ("MemoryData", "CoSData"):
         return spec
     for part in frame.to_delayed():
-        (shape,) = results_of([client.submit(_image_shape, spec, client.compute(part), pure=False)])
+        found = client.submit(_image_shape, spec, client.compute(part), pure=False)
+        (shape,) = results_of_work(client, [found], silence)
         if shape is not None:
             return {**spec, "image_shape": shape}
     raise DataError("the dataframe has no rows, so the images' shape is unknown.", rows=0)

@@ -8,22 +8,31 @@ share goes to workers with less. That order of rows is recorded, so that a run r
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, Future, futures_of, wait
+from distributed import Client, Future, futures_of
 
-from cosdask.data.staged import StagedFile, StagedTable
-from cosdask.errors import DataError, DeadlineError, GroupError
-from cosdask.parallel.group import PREPARING, Member, ask_workers, results_of, workers_of
+from cosdask.data.staged import StagedFile, StagedTable, held_by
+from cosdask.errors import DataError, GroupError
+from cosdask.parallel.group import (
+    SILENCE,
+    Member,
+    ask_scheduler,
+    ask_workers,
+    results_of_work,
+    wait_for_work,
+    workers_of,
+)
 from cosdask.parallel.staging import read_slice, remove_stage, write_part, write_slice
 
 _LOG = logging.getLogger(__name__)
-#: Most bytes of rows that one task sends to another worker.
-_SLICE_BYTES = 64 << 20
+#: Most bytes of rows that one task sends to another worker, and how many such tasks each worker is sent at a time.
+_SLICE_BYTES, _UNDER_WAY = 64 << 20, 2
 #: How often what was lost with a worker is written again before the loss counts as one of the group.
 _ROUNDS = 3
 
@@ -90,9 +99,11 @@ class StagedFrame:
         members: the workers that will read, in rank order.
         shares: from the number of rows to the rows that each of them reads.
         order: pieces of an earlier run over the same dataframe, to be read in the same order.
+        silence: seconds without a heartbeat after which a worker that computes or writes counts as hung.
 
     Raises:
         DataError: no rows, other rows than ``order`` says, or partitions that cannot be written.
+        GroupError: a worker hangs meanwhile, or none is left (``died``).
     """
 
     def __init__(
@@ -102,8 +113,9 @@ class StagedFrame:
         members: Sequence[Member],
         shares: Callable[[int], list[int]],
         order: Sequence[Piece] | None = None,
+        silence: float = SILENCE,
     ) -> None:
-        self.client = client
+        self.client, self._silence = client, silence
         self.stage = uuid.uuid4().hex[:12]
         self.moved = 0
         self._parts = list(frame.to_delayed())
@@ -141,8 +153,8 @@ class StagedFrame:
         count = len(self._parts)
         if all(future is not None for future in self._held):
             futures = [future for future in self._held if future is not None]
-            _wait_for(futures)
-            holders = self.client.who_has(futures)
+            wait_for_work(self.client, futures, self._silence)
+            holders = ask_scheduler(self.client, "who_has", keys=[future.key for future in futures])
             return {part: next(iter(holders.get(future.key) or ()), None) for part, future in enumerate(futures)}
         if futures_of(frame):
             # made of what lies on workers: Dask computes it near that
@@ -157,15 +169,17 @@ class StagedFrame:
             where = _on(address)
             parts = [part for part, at in placed.items() if at == address]
             new = [part for part in parts if self._held[part] is None]
-            computed = self.client.compute([self._parts[part] for part in new], **where) if new else []
-            partitions.update(zip(new, computed, strict=True))
+            if new:
+                partitions.update(
+                    zip(new, self.client.compute([self._parts[part] for part in new], **where), strict=True)
+                )
             partitions.update({part: future for part in parts if (future := self._held[part]) is not None})
         tasks = {
             part: self.client.submit(write_part, partitions[part], self.stage, part, pure=False, **_on(address))
             for part, address in placed.items()
         }
         partitions.clear()  # from here on each partition leaves memory as soon as it is written
-        return dict(zip(tasks, results_of(list(tasks.values())), strict=True))
+        return dict(zip(tasks, results_of_work(self.client, list(tasks.values()), self._silence), strict=True))
 
     def _note(self, written: Mapping[int, dict[str, Any]]) -> None:
         for part, found in written.items():
@@ -229,29 +243,32 @@ class StagedFrame:
             for low, high in _joined(ranges):
                 first = start + max(low - position, 0)
                 last = start + min(high - position, stop - start)
-                if first < last and not any(file.holds(part, first, last) for file in own):
+                if first < last and not held_by(own, part, first, last):
                     found.append((part, first, last))
             position += stop - start
         return found
 
     def _fetch(self, wanted: Sequence[tuple[str, Piece]]) -> None:
         """Move what another worker has, in slices; compute what nobody has any more."""
-        size = max(1, _SLICE_BYTES // self._row_bytes)
         again: dict[int, str | None] = {}
         moves: list[tuple[int, Future]] = []
-        for address, (part, start, stop) in wanted:
-            source = next((copy for copy in self._copies if copy.file.holds(part, start, stop)), None)
-            if source is None:
+        sent: dict[str, list[Future]] = {}
+        for address, piece in wanted:
+            slices, part, earlier = self._slices(piece), piece[0], sent.setdefault(address, [])
+            if slices is None:
                 again[part] = address
                 continue
-            for first in range(start, stop, size):
-                last = min(stop, first + size)
+            for source, first, last in slices:
                 at = (first - source.file.start, last - source.file.start)
-                rows = self.client.submit(read_slice, source.file.path, *at, pure=False, **_on(source.address))
-                moves.append(
-                    (part, self.client.submit(write_slice, rows, self.stage, part, first, pure=False, **_on(address)))
-                )
-        for (part, _), found in zip(moves, results_of([future for _, future in moves]), strict=True):
+                # a slice is read when one before it is written: no more of them are in memory at a time
+                after = earlier[-_UNDER_WAY] if len(earlier) >= _UNDER_WAY else None
+                path = source.file.path
+                rows = self.client.submit(read_slice, path, *at, after, pure=False, **_on(source.address))
+                written = self.client.submit(write_slice, rows, self.stage, part, first, pure=False, **_on(address))
+                earlier.append(written)
+                moves.append((part, written))
+        done = results_of_work(self.client, [future for _, future in moves], self._silence)
+        for (part, _), found in zip(moves, done, strict=True):
             if found is not None:
                 self.moved += found["stop"] - found["start"]
                 file = StagedFile(part, found["start"], found["stop"], found["path"])
@@ -260,17 +277,24 @@ class StagedFrame:
             _LOG.info("%d partition(s) of the dataframe were lost and are computed again", len(again))
             self._note(self._write(again))
 
+    def _slices(self, piece: Piece) -> list[tuple[Copy, int, int]] | None:
+        """Rows that are to be moved, in ranges of one file each that are not too large; None where some are lost."""
+        part, first, stop = piece
+        size, found = max(1, _SLICE_BYTES // self._row_bytes), []
+        while first < stop:
+            copies = [copy for copy in self._copies if copy.file.holds(part, first, first + 1)]
+            if not copies:
+                return None
+            source = max(copies, key=lambda copy: copy.file.stop)
+            last = min(stop, first + size, source.file.stop)
+            found.append((source, first, last))
+            first = last
+        return found
+
     def close(self) -> None:
         """Remove the files from the workers that are still there."""
-        ask_workers(self.client, list(workers_of(self.client)), remove_stage, self.stage)
-
-
-def _wait_for(futures: list[Future]) -> None:
-    """Wait until partitions that are still being computed lie somewhere."""
-    try:
-        wait(futures, timeout=PREPARING)
-    except TimeoutError as error:
-        raise DeadlineError(f"the dataframe's partitions were not computed within {PREPARING:.0f} s.") from error
+        with contextlib.suppress(GroupError):  # no scheduler, no way to any worker
+            ask_workers(self.client, list(workers_of(self.client)), remove_stage, self.stage)
 
 
 def _on(address: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -13,6 +14,7 @@ from distributed import Client, Future
 from cosdask.errors import CosdaskError, DeadlineError, GroupError
 from cosdask.parallel import link
 from cosdask.parallel.group import Member, ask_workers, connected, meeting_point, workers_of
+from cosdask.parallel.heartbeats import Heartbeats
 from cosdask.parallel.job import Job
 
 #: seconds between two signs of life from the driver to the workers
@@ -46,8 +48,7 @@ class Generation:
         self._silence, self._wants_to_finish = silence, wants_to_finish
         #: ranks that have not been asked to finish yet, where that is wanted
         self._to_finish = set(range(len(members)))
-        #: each worker's last heartbeat as the scheduler's clock has it, and when it was first seen here
-        self._heard: dict[str, tuple[float, float]] = {}
+        self._heartbeats = Heartbeats()
 
     def run(self) -> list[dict[str, Any]]:
         """Run to the end: the ranks' results, by rank.
@@ -123,6 +124,8 @@ class Generation:
                 )
             self._changed.wait(0.25)
             self._changed.clear()
+            with contextlib.suppress(GroupError):
+                workers_of(self.client)  # one that left a question unanswered may answer again
 
     def _look(self) -> None:
         """Wait a moment, then raise what has gone wrong since."""
@@ -165,11 +168,8 @@ class Generation:
                 self._check_heartbeat(member, rank, float(there[member.address]["last_seen"]))
 
     def _check_heartbeat(self, member: Member, rank: int, beat: float) -> None:
-        """A worker that hangs stays connected: only its heartbeats to the scheduler end."""
-        now = time.monotonic()
-        if self._heard.get(member.address, (None, 0.0))[0] != beat:
-            self._heard[member.address] = (beat, now)
-        silent = now - self._heard[member.address][1]
+        """A worker that hangs is as good as lost."""
+        silent = self._heartbeats.silence(member.address, beat)
         if silent > self._silence:
             raise GroupError(
                 f"rank {rank}: worker {member.worker} at {member.host} has sent no heartbeat for {silent:.0f} s; it "

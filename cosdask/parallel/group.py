@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,17 +14,27 @@ from distributed import Client, Future
 
 from cosdask.errors import DataError, DeadlineError, GroupError
 from cosdask.parallel import link
+from cosdask.parallel.heartbeats import Heartbeats
 from cosdask.parallel.network import address_on
 from cosdask.parallel.visible import check_visible
 
 #: seconds that workers have to answer a call
 ANSWER = 10.0
+#: seconds that the scheduler has to answer a question, and those that it has after it left one unanswered
+SCHEDULER_ANSWER, SILENT_ANSWER = 30.0, 2.0
 #: seconds that the ranks of a run left by its client have to snapshot and end
 LEAVING = 60.0
 #: seconds that a nanny has to start a silent worker again
 REVIVING = 30.0
 #: seconds that finding and counting the rows may take
 PREPARING = 3600.0
+#: seconds without a sign of life after which a worker counts as lost, where the user says nothing
+SILENCE = 60.0
+#: seconds between two looks at who is at the tasks that are waited for, which a large cluster answers at length
+LOOK = 5.0
+
+#: clients whose scheduler left their last question unanswered
+_unanswered: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -40,24 +52,41 @@ class Member:
 
 
 def connected(client: Client) -> bool:
-    """Whether the client has its scheduler; without it every question would wait for a reconnection."""
-    return str(client.status) == "running"
+    """Whether the client has its scheduler, and that answers; else every question would wait in vain."""
+    return str(client.status) == "running" and client not in _unanswered
 
 
 def workers_of(client: Client) -> dict[str, Any]:
     """The scheduler's records of its workers, by address.
 
     Raises:
-        GroupError: the scheduler is gone.
+        GroupError: the scheduler is gone or does not answer (``no_scheduler``).
     """
-    if connected(client) and client.scheduler is not None:
-        # Not client.scheduler_info(): what it returns may be the answer to the client's own regular question, which
-        # asks for no workers; where the machine is busy it comes in between, and all workers would seem to be gone.
-        with contextlib.suppress(OSError):
-            found = client.sync(client.scheduler.identity, n_workers=-1).get("workers")
-            if found is not None:
-                return dict(found)
-    message = "the connection to the Dask scheduler is lost. Bring a cluster up and go on with --resume."
+    # Not client.scheduler_info(): what it returns may be the answer to the client's own regular question, which
+    # asks for no workers; where the machine is busy it comes in between, and all workers would seem to be gone.
+    return dict(ask_scheduler(client, "identity", n_workers=-1)["workers"])
+
+
+def ask_scheduler(client: Client, question: str, **arguments: Any) -> Any:
+    """What the scheduler answers to one of its questions, such as ``identity``, ``who_has`` and ``processing``.
+
+    Raises:
+        GroupError: the scheduler is gone or does not answer (``no_scheduler``).
+    """
+    why = ""
+    if str(client.status) == "running" and client.scheduler is not None:
+        seconds = SILENT_ANSWER if client in _unanswered else SCHEDULER_ANSWER
+        try:
+            found = client.sync(getattr(client.scheduler, question), **arguments, callback_timeout=seconds)
+            _unanswered.discard(client)
+            return found
+        except TimeoutError:
+            # it may hang, as one that is stopped or swaps does: the connection lives on
+            _unanswered.add(client)
+            why = f": it has not answered for {seconds:.0f} s"
+        except OSError:
+            pass  # it went while it was asked
+    message = f"the connection to the Dask scheduler is lost{why}. Bring a cluster up and go on with --resume."
     raise GroupError(message, no_scheduler=True)
 
 
@@ -98,7 +127,7 @@ def wait_for_members(
                 f"{scheduler_address(client)}. Start more, ask for fewer with -clusterSize, accept fewer with "
                 "--min-workers, or wait longer with --worker-deadline."
             )
-        _wait_a_little(client, needed, min(left, 1.0))
+        time.sleep(min(left, 0.1))
     members = sorted((_member(address, record) for address, record in found.items()), key=_by_name)
     return members[: wanted or len(members)]
 
@@ -123,13 +152,6 @@ def on_interface(client: Client, members: list[Member], interface: str) -> list[
                 died=True,
             )
     return [replace(member, host=answers[member.address]) for member in members]
-
-
-def _wait_a_little(client: Client, count: int, seconds: float) -> None:
-    try:
-        client.wait_for_workers(count, timeout=seconds)
-    except TimeoutError:
-        return  # the caller looks at the clock
 
 
 def _member(address: str, record: dict[str, Any]) -> Member:
@@ -194,7 +216,14 @@ def _end_left_runs(client: Client, addresses: list[str], model: str) -> None:
 def revive(client: Client, address: str) -> bool:
     """Have a silent worker's nanny end it and start it again; False where that was not to be done."""
     try:
-        done = client.restart_workers([address], timeout=REVIVING, raise_for_error=False)
+        # not client.restart_workers(): it waits for ever for a scheduler that hangs
+        done = client.sync(
+            client._restart_workers,
+            workers=[address],
+            timeout=REVIVING,
+            raise_for_error=False,
+            callback_timeout=REVIVING + ANSWER,
+        )
     except (ValueError, TimeoutError, OSError):
         return False  # it has no nanny, or that is as silent as the worker
     return done.get(address) == "OK"
@@ -229,15 +258,129 @@ def results_of(futures: list[Future]) -> list[Any]:
 
     Raises:
         DeadlineError: where they take longer than any count of rows should.
+        GroupError: as :func:`wait_for_work`.
         CosdaskError: what a task raised.
     """
-    until = time.monotonic() + PREPARING
+    if not futures:
+        return []
+    client = futures[0].client
+    with _given_up(client, futures):
+        _wait(futures, _Watch(client, SILENCE, PREPARING))
+        return _gathered(futures)
+
+
+def results_of_work(client: Client, futures: list[Future], silence: float) -> list[Any]:
+    """The results of tasks that may take any time, as a test of many rows does; see :func:`wait_for_work`.
+
+    Raises:
+        GroupError: as :func:`wait_for_work`.
+        CosdaskError: what a task raised.
+    """
+    with _given_up(client, futures):
+        wait_for_work(client, futures, silence)
+        return _gathered(futures)
+
+
+@contextlib.contextmanager
+def _given_up(client: Client, futures: list[Future]) -> Iterator[None]:
+    """Where the block fails, nobody wants the tasks: the error's traceback would keep them going on the workers."""
     try:
-        return [future.result(timeout=max(0.0, until - time.monotonic())) for future in futures]
+        yield
+    except BaseException:
+        if connected(client):
+            client.cancel(futures)
+        raise
+
+
+def wait_for_work(client: Client, futures: list[Future], silence: float) -> None:
+    """Wait until tasks have ended, or one has failed; they may take any time while the workers that have them live.
+
+    Args:
+        client: connected to the cluster.
+        futures: of the tasks.
+        silence: seconds without a heartbeat after which a worker that has tasks counts as hung, and seconds without a
+            worker that has any. A worker that is lost is neither: Dask gives its tasks to others.
+
+    Raises:
+        GroupError: with ``died``: such a worker, or none; or the scheduler is gone or does not answer.
+    """
+    _wait(futures, _Watch(client, silence))
+
+
+class _Watch:
+    """Looks now and then at whether somebody is at the tasks that are waited for."""
+
+    def __init__(self, client: Client, silence: float, deadline: float = math.inf) -> None:
+        self._client, self._silence, self._deadline = client, silence, deadline
+        self._heartbeats = Heartbeats()
+        self._began = self._busy = self._looked = time.monotonic()
+
+    def look(self, pending: list[Future]) -> None:
+        """Raise what is wrong, where it is time to look; see :func:`wait_for_work`."""
+        now = time.monotonic()
+        if now - self._began > self._deadline:
+            raise DeadlineError(f"workers did not answer within {self._deadline:.0f} s; are they still there?")
+        if now - self._looked < min(LOOK, self._silence / 4):
+            return
+        self._looked = now
+        there, work = workers_of(self._client), ask_scheduler(self._client, "processing", workers=None)
+        keys = {future.key for future in pending}
+        # tasks that wait for others of their graph are on no worker yet: whoever works may be at those
+        having = [address for address in work if not keys.isdisjoint(work[address])] or list(work)
+        having = [address for address in having if address in there and work[address]]
+        for address in having:
+            seconds = self._heartbeats.silence(address, float(there[address]["last_seen"]))
+            if seconds > self._silence:
+                raise _hung(_member(address, there[address]), seconds)
+        if having:
+            self._busy = now
+        elif now - self._busy > self._silence:
+            raise GroupError(
+                f"{len(pending)} task(s) wait, and for {now - self._busy:.0f} s no worker has had any; {len(there)} of "
+                "them are there. Bring workers up and start again.",
+                died=True,
+            )
+
+
+def _hung(member: Member, seconds: float) -> GroupError:
+    return GroupError(
+        f"worker {member.worker} at {member.host} has tasks and has sent no heartbeat for {seconds:.0f} s "
+        "(--worker-silence); it hangs, or its host does. End it and start again.",
+        died=True,
+        silent=member.address,
+        host=member.host,
+    )
+
+
+def _wait(futures: list[Future], watch: _Watch) -> None:
+    """Wait until all have ended or one has failed."""
+    # not by callbacks of the futures: they would keep those alive that are given up, and with them their tasks
+    pause = 0.001
+    while _failed(futures) is None:
+        pending = [future for future in futures if future.status == "pending"]
+        if not pending:
+            return
+        time.sleep(pause)
+        pause = min(1.25 * pause, 0.05)
+        watch.look(pending)
+
+
+def _failed(futures: list[Future]) -> Future | None:
+    return next((future for future in futures if future.status in ("error", "cancelled", "lost")), None)
+
+
+def _gathered(futures: list[Future]) -> list[Any]:
+    """The results of tasks that have ended, or what the first that failed raised."""
+    failed = _failed(futures)
+    if failed is not None and failed.status == "error":
+        failed.result(timeout=ANSWER)
+    try:
+        if failed is not None:
+            workers_of(failed.client)  # a scheduler that is gone takes all futures along, and is what is to be told
+            failed.result(timeout=ANSWER)
+        return [future.result(timeout=PREPARING) for future in futures]
     except TimeoutError as error:
-        if isinstance(error, DeadlineError):
-            raise
-        raise DeadlineError(f"workers did not answer within {PREPARING:.0f} s; are they still there?") from error
+        raise DeadlineError("the results of tasks that have ended did not come; are their workers there?") from error
 
 
 def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]]) -> None:

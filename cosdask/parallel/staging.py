@@ -42,8 +42,11 @@ def write_part(frame: pd.DataFrame, stage: str, part: int) -> dict[str, Any]:
     return {"address": get_worker().address, "path": str(path), "rows": table.num_rows, "bytes": table.nbytes}
 
 
-def read_slice(path: str, start: int, stop: int) -> pa.Table | None:
-    """Rows of a file of this worker, to be sent to another; None where the file is not here any more."""
+def read_slice(path: str, start: int, stop: int, after: object = None) -> pa.Table | None:
+    """Rows of a file of this worker, to be sent to another; None where the file is not here any more.
+
+    ``after`` is what another task gave: this one waits for it.
+    """
     if not Path(path).exists():
         return None
     return pa.Table.from_batches(list(read_rows(path, start, stop - start)))

@@ -13,7 +13,7 @@ from cosdask.proto import caffe_pb2
 from cosdask.proto.blocks import layer_lines
 from cosdask.proto.text import MAX_TEXT_BYTES, parse_text
 from cosdask.proto.upgrade import upgrade_net, upgrade_solver
-from cosdask.storage import read_bytes
+from cosdask.storage import parent, read_bytes, resolve
 
 M = TypeVar("M", bound=Message)
 PathLike = str | os.PathLike[str]
@@ -64,6 +64,22 @@ def parse_solver(text: str, path: str = "<text>") -> caffe_pb2.SolverParameter:
         'Nesterov'
     """
     return _upgraded(upgrade_solver, parse_text(text, caffe_pb2.SolverParameter(), path), text, path)
+
+
+def initial_weights(param: caffe_pb2.SolverParameter, path: str | None) -> list[str]:
+    """The weights files that a solver names, where they lead to; each entry may name several, separated by commas.
+
+    Args:
+        param: the solver's message.
+        path: its file, beside which the weights may lie; None where there is none.
+
+    Example:
+        >>> initial_weights(parse_solver('weights: "/w/a, /w/b" weights: "/w/c"'), None)
+        ['/w/a', '/w/b', '/w/c']
+    """
+    folder = parent(path) if path else None
+    named = [name.strip() for entry in param.weights for name in entry.split(",")]
+    return [resolve(name, folder) for name in named if name]
 
 
 def read_prototxt(path_or_url: PathLike) -> str:

@@ -14,7 +14,7 @@ from cosdask import device
 from cosdask.errors import SolverError, did_you_mean
 from cosdask.events import Event, Progress, Snapshot, Validation, ValidationStarted
 from cosdask.nn.execute import Params
-from cosdask.proto import caffe_pb2
+from cosdask.proto import caffe_pb2, initial_weights
 from cosdask.pycaffe import state
 from cosdask.pycaffe.net import Net
 from cosdask.solver.engine import plain_outputs, solver_message
@@ -22,7 +22,6 @@ from cosdask.solver.nets import NetSource, snapshot_prefix, test_nets, train_net
 from cosdask.solver.policies import policy_step
 from cosdask.solver.snapshots import history_from_blobs, model_of, read_state, snapshot_names, write_snapshot
 from cosdask.solver.step import Gradient, State, TrainStep
-from cosdask.storage import parent, resolve
 from cosdask.view.caffe_lines import caffe_lines
 
 
@@ -52,7 +51,7 @@ class Solver:
         seed = self.param.random_seed if self.param.random_seed >= 0 else state.seed()
         self.net: Net = _open(train_net(self.param, self._path), seed)
         self._functions = TrainStep(self.net.pure, self.param, _as_they_are, seed)
-        for path in _weights_files(self.param, self._path):
+        for path in initial_weights(self.param, self._path):
             self.net.copy_from(path)
         self.test_nets: list[Net] = [_open(named, seed) for named in test_nets(self.param, self._path)]
         for net in self.test_nets:
@@ -267,12 +266,6 @@ def _as_they_are(raw: Any, xp: Any = np) -> Any:
 
 def _open(named: NetSource, seed: int) -> Net:
     return Net.of_source(named, seed)
-
-
-def _weights_files(param: caffe_pb2.SolverParameter, path: str | None) -> list[str]:
-    folder = parent(path) if path else None
-    named = [name.strip() for entry in param.weights for name in entry.split(",")]
-    return [resolve(name, folder) for name in named if name]
 
 
 __all__ = [

@@ -24,7 +24,7 @@ from cosdask.nn.execute import Params
 from cosdask.nn.layers.python import user_errors
 from cosdask.nn.net import Net
 from cosdask.nn.shared import Shared
-from cosdask.proto import caffe_pb2
+from cosdask.proto import caffe_pb2, initial_weights
 from cosdask.solver.evaluate import Evaluator, SharedWeights, Totals
 from cosdask.solver.live import TrainNet
 from cosdask.solver.nets import NetSource, snapshot_prefix, test_nets, train_net
@@ -32,7 +32,6 @@ from cosdask.solver.policies import policy_step
 from cosdask.solver.settings import Settings, settings_share, solver_message, solver_seed
 from cosdask.solver.snapshots import history_from_blobs, model_of, read_state, snapshot_names, write_snapshot
 from cosdask.solver.step import Gradient, Raw, State, TrainStep, add_gradients
-from cosdask.storage import parent, resolve
 
 #: the mapped axis of ranks that run side by side in one process
 RANKS = "ranks"
@@ -134,22 +133,17 @@ class Engine:
 
     def _first_state(self, net: Net) -> State:
         if self.settings.snapshot:
-            return self._restored(net, self.settings.snapshot, self.settings.weights)
-        for path in self._weights_files():
+            # weights given beside a state stand in for the model that it names, as in CaffeOnSpark
+            return self._restored(net, self.settings.snapshot, self.settings.weights_files)
+        # what is given comes before what the solver names
+        for path in self.settings.weights_files or initial_weights(self.param, self.settings.path):
             net.load(path)
         return self._place(self.step_functions.hold_frozen(self.step_functions.start(net.params)))
 
-    def _weights_files(self) -> list[str]:
-        """The initial weights: those given, else those that the solver names, which may lie beside it."""
-        if self.settings.weights:
-            return [path.strip() for path in self.settings.weights.split(",") if path.strip()]
-        folder = parent(self.settings.path) if self.settings.path else None
-        named = ",".join(self.param.weights).split(",")
-        return [resolve(path.strip(), folder) for path in named if path.strip()]
-
-    def _restored(self, net: Net, path: str, weights: str | None = None) -> State:
+    def _restored(self, net: Net, path: str, weights: Sequence[str] = ()) -> State:
         saved = read_state(path)
-        net.load(weights or model_of(saved, path))
+        for file in weights or [model_of(saved, path)]:
+            net.load(file)
         slots = self.step_functions.rule.slots
         history = history_from_blobs(net, saved.history, slots, path)
         self.iteration = saved.iteration

@@ -18,7 +18,7 @@ class Settings:
     Attributes:
         path: of the solver file (relative paths in it are looked for there too), or None.
         weights: initial weights: one path, or several separated by commas, later ones winning.
-        snapshot: a solver state to go on from.
+        snapshot: a solver state to go on from; with ``weights``, those are loaded instead of the model it names.
         world: number of ranks over which the rows are planned.
         ranks: the ranks that this process runs.
         seed: replaces the solver's ``random_seed``; -1 draws one.
@@ -49,6 +49,11 @@ class Settings:
     global_loss: bool = False
     groups: tuple[tuple[int, int, int], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights_files(self) -> list[str]:
+        """The paths of ``weights``, in the order in which they are loaded."""
+        return [path.strip() for path in (self.weights or "").split(",") if path.strip()]
 
     def lr_factor(self, iteration: int) -> float:
         """What an iteration's learning rate is multiplied with.

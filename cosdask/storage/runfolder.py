@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from cosdask.errors import StorageError
@@ -56,6 +56,15 @@ def run_folder_for(model_url: PathLike) -> str:
     return name + ".run"
 
 
+def _place(url: str) -> str:
+    """The one name, among several, of a place: the kind of its filesystem, and its path there with links followed."""
+    here = local_path(url)
+    if here is not None:
+        return f"file:{os.path.realpath(here)}"
+    fs, path = filesystem(url)
+    return f"{type(fs).__name__}:{path}"
+
+
 class RunFolder:
     """Reads and writes one run folder; made on the first write.
 
@@ -75,8 +84,23 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def reset(self) -> None:
-        """Forget what an earlier run of the same model left here; its snapshots' files stay where they are."""
+    def reset(self, needed: Iterable[str] = ()) -> None:
+        """Forget what an earlier run of the same model left here; its snapshots' files stay where they are.
+
+        Args:
+            needed: files that the new run reads.
+
+        Raises:
+            StorageError: one of them is an automatic checkpoint of the earlier run, which would go; nothing is removed.
+        """
+        checkpoints = _place(join(self.url, "checkpoints")) + "/"
+        for file in needed:
+            if _place(file).startswith(checkpoints):
+                raise StorageError(
+                    f"{file}: an automatic checkpoint of the earlier run of this model, which a new run removes. Go on "
+                    "with that run by --resume, or copy the checkpoint's two files to another folder first.",
+                    path=file,
+                )
         fs, path = filesystem(self.url)
         if not exists(self.url):
             return

@@ -167,6 +167,23 @@ def test_notes_are_shown_before_work(folder: Path, capsys: pytest.CaptureFixture
     assert "cosdask: note: -test is left out" in said and "cosdask: note: -connection ethernet" in said
 
 
+def test_weights_that_the_solver_names_are_looked_for_before_work(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the solver too; where something else says what to begin from, they do not count."""
+    (folder / "in").mkdir()
+    (folder / "in" / "solver.prototxt").write_text(SOLVER + 'weights: "first.caffemodel"\n')
+    (folder / "in" / "net.prototxt").write_text(NET)
+    assert command("train --conf in/solver.prototxt --model m") == 1
+    assert "first.caffemodel" in capsys.readouterr().err
+    write_weights(folder / "w")
+    for begin in ("--weights w", "--snapshot w", "--resume --weights gone"):
+        assert command(f"train --conf in/solver.prototxt --model m --overwrite {begin}") == 0
+    assert "-weights gone has no effect with --resume" in capsys.readouterr().err
+    write_weights(folder / "in" / "first.caffemodel")
+    assert command("train --conf in/solver.prototxt --model m --overwrite") == 0
+
+
 def test_options_reach_the_job(folder: Path) -> None:
     write_weights(folder / "w")
     words = "train -conf solver.prototxt -model m -clusterSize 2 --seed 7 --on-bad-rows skip -weights w -persistent"

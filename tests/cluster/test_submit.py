@@ -18,7 +18,9 @@ import cosdask
 from cosdask.cli import submitted
 from cosdask.cluster.package import fingerprint, package
 from cosdask.cluster.sandbox import Sandbox
-from cosdask.errors import ConfigError
+from cosdask.cluster.submission import carry
+from cosdask.errors import ConfigError, StorageError
+from cosdask.proto import read_solver
 from cosdask.storage import exists, filesystem, join, read_text
 from tests.cluster.needs import needs_hadoop
 from tests.parallel.problems import Problem, make_problem
@@ -92,6 +94,26 @@ def test_a_dry_run_of_workers_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "did you mean --cluster yarn?" in capsys.readouterr().err
     assert run_cosdask(*words, "--cluster", "yarn") == 2
     assert "how many workers?" in capsys.readouterr().err
+
+
+def test_weights_that_the_solver_names_travel_along(tmp_path: Path) -> None:
+    """They lie beside the solver, and only a training that begins from them needs them."""
+    (tmp_path / "net.prototxt").write_text('layer { name: "data" type: "Input" top: "data" }')
+    conf, there = tmp_path / "solver.prototxt", str(tmp_path / "there")
+    conf.write_text('net: "net.prototxt" weights: "first.caffemodel, second.caffemodel"\n')
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.caffemodel").write_bytes(name.encode())
+    solver, given = carry(str(conf), "", there)
+    carried = read_solver(solver).weights
+    assert [read_text(path) for path in carried] == ["first", "second"]
+    assert all(path.startswith(there) for path in carried) and given == ""
+    (tmp_path / "first.caffemodel").unlink()
+    with pytest.raises(StorageError, match=r"first\.caffemodel"):
+        carry(str(conf), "", there)
+    solver, _ = carry(str(conf), "", there, initial=False)
+    assert not read_solver(solver).weights
+    solver, given = carry(str(conf), str(tmp_path / "second.caffemodel"), there)
+    assert not read_solver(solver).weights and read_text(given) == "second"
 
 
 class _Application:

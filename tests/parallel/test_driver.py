@@ -22,7 +22,7 @@ from problems import DROPOUT, Problem, digits
 
 import cosdask
 from cosdask.data import write_lmdb
-from cosdask.errors import ConfigError, CosdaskError, DataError, DeadlineError, GroupError
+from cosdask.errors import ConfigError, CosdaskError, DataError, DeadlineError, GroupError, StorageError
 from cosdask.events import Progress, RunEnded, RunStarted, Validation
 from cosdask.storage import RunFolder
 
@@ -99,6 +99,24 @@ def test_a_training_that_is_refused_leaves_no_process(client: Client, problem: C
     assert not psutil.wait_procs(left, timeout=5)[1]
 
 
+def test_a_run_does_not_remove_what_it_shall_begin_from(client: Client, problem: Callable[..., Problem]) -> None:
+    """Automatic checkpoints go when a new run of the same model begins; one that is named is refused, and stays."""
+    made = problem(rows=20)
+    kept = made.folder / "out" / "small.run" / "checkpoints"
+    kept.mkdir(parents=True)
+    names = tuple(str(kept / f"auto_iter_2.{ending}") for ending in ("caffemodel", "solverstate"))
+    with cosdask.Solver(made.solver) as solver:
+        solver.step(2)
+        solver.engine.snapshot(names)
+    model, state = names
+    # the state lies elsewhere and names its model where that is
+    moved = shutil.copy(state, made.folder / "moved.solverstate")
+    for begin in ({"snapshot": state}, {"weights": model}, {"snapshot": str(moved)}):
+        with pytest.raises(StorageError, match=r"auto_iter_2.*--resume"):
+            cosdask.CaffeOnDask(client, config(made, **begin)).train()
+    assert Path(model).exists() and Path(state).exists()
+
+
 def test_tasks_grow_with_workers_not_iterations(client: Client, problem: Callable[..., Problem]) -> None:
     """Invariants 8 and 9: ten times the iterations need no more tasks, and a worker sends few messages a second."""
     made = problem(settings="max_iter: 20 display: 1")
@@ -129,15 +147,20 @@ def heeds_ctrl_c() -> Iterator[None]:
 
 @pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_leaves_a_snapshot_that_resumes_bit_for_bit(client: Client, problem: Callable[..., Problem]) -> None:
-    """Invariant 4: interrupted and taken up again, a run ends with the weights of the run that was not interrupted."""
+    """Invariant 4: interrupted and taken up again, a run ends with the weights of the run that was not interrupted.
+
+    It is taken up by the command that began it: the weights that it began from are named again, and not loaded.
+    """
     made = problem(settings="max_iter: 400 display: 1", augmented=True, dropout=DROPOUT)
-    whole = cosdask.CaffeOnDask(client, config(made)).train().params
+    first = str(made.folder / "first.caffemodel")
+    cosdask.Net(made.folder / "net.prototxt", phase="TRAIN", seed=9).save(first)
+    whole = cosdask.CaffeOnDask(client, config(made, weights=first)).train().params
     interrupt = Listener(Progress, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match=r"snapshot of iteration \d+"):
-        cosdask.CaffeOnDask(client, config(made, overwrite=True), consumers=[interrupt]).train()
+        cosdask.CaffeOnDask(client, config(made, overwrite=True, weights=first), consumers=[interrupt]).train()
     snapshots = RunFolder(made.folder / "out" / "small.run").read_snapshots()
     assert 0 < snapshots[-1]["iteration"] < 400
-    result = cosdask.CaffeOnDask(client, config(made, resume=True)).train()
+    result = cosdask.CaffeOnDask(client, config(made, resume=True, weights=first)).train()
     assert result.iterations == 400
     for name, blobs in whole.items():
         for mine, other in zip(result.params[name], blobs, strict=True):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 from conftest_parallel import Listener, config
@@ -20,11 +24,11 @@ from problems import Problem, digits, make_problem
 
 import cosdask
 from cosdask.data import write_parquet
-from cosdask.errors import DataError
+from cosdask.errors import DataError, GroupError
 from cosdask.events import Progress, Restarted
 from cosdask.parallel.frame_input import evaluation_reads, train_reads
 from cosdask.parallel.frames import StagedFrame, order_pieces
-from cosdask.parallel.group import wait_for_members
+from cosdask.parallel.group import wait_for_members, workers_of
 
 ROWS = 103
 
@@ -143,7 +147,13 @@ def test_partitions_are_used_where_they_are(client: Client) -> None:
 
 
 def test_a_lazy_frame_trains_as_its_rows_in_order_would(client: Client, memory_problem: Problem) -> None:
-    """Invariant 2: three workers on a dask frame make the weights of Solver(ranks=3) on the same rows."""
+    """Invariant 2: three workers on a dask frame make the weights of Solver(ranks=3) on the same rows.
+
+    Both begin from the weights that the solver names, which lie beside it.
+    """
+    net = cosdask.Net(memory_problem.folder / "net.prototxt", phase="TRAIN", seed=9)
+    net.save(str(memory_problem.folder / "first.caffemodel"))
+    memory_problem.solver.write_text(memory_problem.solver.read_text() + 'weights: "first.caffemodel"\n')
     frame = dd.from_pandas(rows_of(0, ROWS), npartitions=7)
     found = cosdask.CaffeOnDask(client, config(memory_problem, clusterSize=None)).train(frame).params
     with cosdask.Solver(memory_problem.solver, ranks=3) as solver:
@@ -168,8 +178,14 @@ def test_a_death_changes_nothing_but_time(client: Client, memory_problem: Proble
     client.wait_for_workers(3, timeout=60)
 
 
-def test_validation_test_and_features_of_frames(client: Client, memory_problem: Problem) -> None:
-    """Invariant 3: every row once, in the frame's order, whatever the partitions; the same as from the file."""
+def test_validation_test_and_features_of_frames(
+    client: Client, memory_problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 3: every row once, in the frame's order, whatever the partitions; the same as from the file.
+
+    What must move goes in slices of a few rows, as large partitions do.
+    """
+    monkeypatch.setattr("cosdask.parallel.frames._SLICE_BYTES", 1000)
     parts = [rows_of(0, 40), rows_of(40, 40), rows_of(40, 41), rows_of(41, ROWS)]
     frame = dd.from_delayed([client.submit(lambda part: part, part) for part in parts], meta=parts[1])
     cos = cosdask.CaffeOnDask(client, config(memory_problem, features="ip2", label="label"))
@@ -184,6 +200,48 @@ def test_validation_test_and_features_of_frames(client: Client, memory_problem: 
         np.stack(found["ip2"].to_numpy()), np.stack(wanted["ip2"].to_numpy()), rtol=1e-5, atol=1e-6
     )
     assert found["label"].tolist() == wanted["label"].tolist()
+
+
+def slow_rows(first: int, stop: int, seconds: float) -> pd.DataFrame:
+    """Rows that take their time."""
+    time.sleep(seconds)
+    return rows_of(first, stop)
+
+
+def hanging_rows(first: int, stop: int) -> pd.DataFrame:
+    """Rows whose worker hangs before they are there."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return rows_of(first, stop)
+
+
+def test_a_frame_may_take_any_time_while_its_workers_live(
+    client: Client, memory_problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 6: what counting may take is no limit for the user's own work; a worker that hangs at it is named."""
+    monkeypatch.setattr("cosdask.parallel.group.PREPARING", 0.5)
+    meta, members = rows_of(0, 0), wait_for_members(client, 3, None, 30)
+    parts = [dask.delayed(slow_rows)(row, row + 40, seconds) for row, seconds in ((0, 2.0), (40, 0.0))]
+    slow = dd.from_delayed(parts, meta=meta, verify_meta=False)
+    for frame in (slow, slow.persist()):
+        with contextlib.closing(StagedFrame(client, frame, members, lambda rows: [27, 27, 26])) as staged:
+            assert staged.table.count().rows == 80
+    frame = dd.from_delayed([dask.delayed(hanging_rows)(0, 40)], meta=meta, verify_meta=False)
+    before = workers_of(client)
+    pids = client.run(os.getpid)
+    Path(memory_problem.model).parent.mkdir()
+    cosdask.Net(memory_problem.folder / "net.prototxt", seed=7).save(memory_problem.model)
+    try:
+        with pytest.raises(GroupError, match=r"worker \d at 127.0.0.1 has tasks and has sent no heartbeat for \d+ s"):
+            cosdask.CaffeOnDask(client, config(memory_problem, worker_silence=4)).test(frame)
+    finally:
+        del frame
+        for pid in pids.values():
+            if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+                os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + 60
+    while len(workers_of(client)) < 3 or set(workers_of(client)) == set(before):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_columns_that_dask_made_text_are_refused(client: Client, memory_problem: Problem) -> None:

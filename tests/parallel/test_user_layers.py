@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,9 +59,23 @@ def test_two_workers_run_python_layers_as_one_process_does(
     found = result.net.to_blobs(result.net.params)
     assert found["gain"][0][0] != 1.5
     assert_close(result.net, solved(made, ranks=2))
-    assert 0 <= cos.test()["accuracy"] <= 1
+    tested = cos.test()
+    assert 0 <= tested["accuracy"] <= 1
 
     import gains_of_a_test
+
+    plain = gains_of_a_test.Gain.forward
+
+    def slowly(self: object, bottom: object, top: object) -> None:
+        time.sleep(1.5)
+        plain(self, bottom, top)
+
+    # a test takes as long as it takes, whatever counting may
+    monkeypatch.setattr(gains_of_a_test.Gain, "forward", slowly)
+    monkeypatch.setattr("cosdask.parallel.group.PREPARING", 4.0)
+    assert cos.test() == tested
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(tmp_path))
 
     def refuse(self: object, top: object, propagate_down: object, bottom: object) -> None:
         raise ValueError("no more")

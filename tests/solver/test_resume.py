@@ -125,6 +125,15 @@ def test_the_snapshots_written_on_the_way_are_the_same(run: Run, tmp_path: Path)
     assert (after.iteration, after.current_step) == (before.iteration, before.current_step)
 
 
+def test_weights_given_beside_a_state_stand_in_for_its_model(run: Run) -> None:
+    """As in CaffeOnSpark; of several files the later ones win. History and iteration are the state's."""
+    earlier, later = (str(next(run.path.parent.glob(f"s_iter_{k}.caffemodel*"))) for k in (2, 6))
+    with run.open(snapshot=str(run.state(4)), weights=f"{earlier}, {later}") as solver:
+        assert solver.iter == 4
+        for mine, other in zip(weights(solver), run.weights[6], strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
 def test_another_seed_is_another_run(run: Run) -> None:
     """The tests above would pass without any randomness; there is some."""
     model = str(next(run.path.parent.glob("s_iter_1.caffemodel*")))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cosdask.errors import StorageError
-from cosdask.storage import RunFolder, run_folder_for
+from cosdask.storage import RunFolder, atomic_write, exists, join, local_path, run_folder_for
 
 
 def folders(tmp_path: Path) -> list[str]:
@@ -78,6 +78,24 @@ def test_snapshots_are_listed_in_order_and_replaced_by_name(tmp_path: Path) -> N
         found = RunFolder(url).read_snapshots()
         assert [entry["model"] for entry in found] == ["b.caffemodel", "a.caffemodel"]
         assert found[1]["sizes"]["model"] == 9
+
+
+def test_a_new_run_does_not_remove_what_it_needs(tmp_path: Path) -> None:
+    """Checkpoints of an earlier run go, unless the new one reads one of them, by whatever name: then nothing goes."""
+    for url in folders(tmp_path):
+        run, state = RunFolder(url), join(join(url, "checkpoints"), "auto_iter_3.solverstate")
+        run.write_run({"seed": 7})
+        atomic_write(state, b"state")
+        names = [state]
+        if local_path(url) is not None:
+            (tmp_path / "link").symlink_to(url)
+            names += [f"file:{state}", str(tmp_path / "link" / "checkpoints" / "auto_iter_3.solverstate")]
+        for name in names:
+            with pytest.raises(StorageError, match=r"auto_iter_3\.solverstate: an automatic checkpoint.*--resume"):
+                run.reset([name])
+        assert exists(state) and run.read_run() == {"seed": 7}
+        run.reset([join(url, "other.caffemodel"), url + "/checkpoints_of_mine/a"])
+        assert not exists(state)
 
 
 def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
