@@ -34,7 +34,7 @@ def config(problem: Problem, **options: Any) -> cosdask.Config:
     Each rank's imports take a core for a second or two; ``clusterSize=None`` takes all three workers.
     """
     given = {"conf": str(problem.solver), "model": problem.model, "progress": "none", "rank_silence": 120}
-    return cosdask.Config(**given, **{"clusterSize": 2, **options})
+    return cosdask.Config(**{**given, "clusterSize": 2, **options})
 
 
 def rank(number: int) -> psutil.Process:
