@@ -47,7 +47,7 @@ def test_each_worker_reads_its_share_with_the_first_index(client: Client, tmp_pa
     register()
     cosdask.Net.from_text(_NET.format(source=tmp_path / "rows"), phase="TEST", seed=1).save(tmp_path / "model")
     problem = Problem(tmp_path, tmp_path / "solver.prototxt", images, labels)
-    test = cosdask.CaffeOnDask(client, config(problem, model=str(tmp_path / "model")))
+    test = cosdask.CaffeOnDask(client, config(problem, model=str(tmp_path / "model"), clusterSize=None))
     for limit in (2.2, 1.1):
         client.run(begin)
         assert test.test()["mean"] == pytest.approx(labels.mean(), rel=1e-6)

@@ -43,7 +43,7 @@ def test_looking_at_nets_computes_on_the_cpu(monkeypatch: pytest.MonkeyPatch, pr
     monkeypatch.setattr(prepare, "test_nets", noting(prepare.test_nets))
     monkeypatch.setattr(evaluate, "test_nets", noting(evaluate.test_nets))
     solver = to_text(self_contained(read_solver(str(made.solver)), str(made.solver), made.model))
-    prepare.inspect_training(solver, None, True, "", {}, dump_plugins())
+    prepare.inspect_training(solver, None, True, "", "", {}, dump_plugins())
     cosdask.Net(str(made.folder / "net.prototxt"), phase="TEST").save(made.model)
     evaluate.inspect_test(solver, made.model, None, {}, dump_plugins(), "float32")
     assert len(devices) >= 2 and set(devices) == {jax.local_devices(backend="cpu")[0]}
