@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -149,8 +150,10 @@ def kill_container(hadoop: Sandbox) -> None:
     ranks = [process for process in processes_of(hadoop) if "cosdask.parallel.rank" in " ".join(process.cmdline())]
     container = ranks[0].environ()["CONTAINER_ID"]
     for process in processes_of(hadoop):
-        if process.environ().get("CONTAINER_ID") == container:
-            process.kill()
+        # some go with those that were killed before
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.environ().get("CONTAINER_ID") == container:
+                process.kill()
 
 
 class Acting:
