@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -215,6 +216,7 @@ class Feed:
         first = source.skipped(seed) + first_batch * batch_size
         batches = cut(source, plan.stream(rank, first), batch_size, seed, plan.shuffle)
         self._ahead = _Ahead(source, batches, depth, threads, self._whole, deadline)
+        self._with_owner: weakref.finalize[..., Any] | None = None
 
     def _whole(self, pieces: Pieces) -> Batch:
         skips = self._source.skips
@@ -250,12 +252,18 @@ class Feed:
         """
         self._ahead.ask_to_end()
 
+    def end_with(self, owner: object) -> None:
+        """Let the threads end when ``owner`` is collected, for owners that nobody has to close."""
+        self._with_owner = weakref.finalize(owner, self.ask_to_end)
+
     def close(self) -> None:
         """End the threads; may be called again.
 
         Raises:
             DeadlineError: a read did not return in time.
         """
+        if self._with_owner is not None:
+            self._with_owner.detach()  # it would keep this feed as long as the owner lives
         self._ahead.close()
 
     def __enter__(self) -> Feed:

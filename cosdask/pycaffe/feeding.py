@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +41,7 @@ class RowReader:
             size = self._source.batch_size
             self._feed = Feed(self._source, plan, 0, size, first_batch=self.first_batch, seed=self._seed)
             # pycaffe's nets have no close: the threads end with the net
-            weakref.finalize(self, self._feed.ask_to_end)
+            self._feed.end_with(self)
         return {top: np.asarray(array) for top, array in self._source.finish(next(self._feed)).items()}
 
     def seek(self, batch: int) -> None:

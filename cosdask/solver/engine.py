@@ -6,7 +6,6 @@ their own batches and averages with the others (:mod:`cosdask.parallel.rank`).
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -258,7 +257,7 @@ class Engine:
             ]
             for feed in self._feeds:
                 # who drops a solver without closing it leaves no threads behind
-                weakref.finalize(self, feed.ask_to_end)
+                feed.end_with(self)
         return self._feeds
 
     def step(self) -> None:

@@ -50,9 +50,13 @@ def isolated(function: Callable[..., Result], *arrays: Array) -> Result:
     def never(*_: Array) -> Result:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    integer = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[first.dtype.itemsize]
-    bits = lax.bitcast_convert_type(first[(0,) * first.ndim], integer)
-    return lax.cond((bits & 1) < 2, function, never, *arrays)
+    return lax.cond(_true_at_run_time(first), function, never, *arrays)
+
+
+def _true_at_run_time(values: Array) -> Array:
+    """True, which the compiler cannot know: one bit of the first value is less than 2."""
+    integer = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[values.dtype.itemsize]
+    return (lax.bitcast_convert_type(values[(0,) * values.ndim], integer) & 1) < 2
 
 
 def computed_once(scalar: Array) -> Array:
@@ -67,8 +71,7 @@ def computed_once(scalar: Array) -> Array:
     """
     if not on_cpu():
         return scalar
-    bits = lax.bitcast_convert_type(scalar, jnp.int32)
-    return lax.cond((bits & 1) < 2, lambda value: value, jnp.zeros_like, scalar)
+    return lax.cond(_true_at_run_time(scalar), lambda value: value, jnp.zeros_like, scalar)
 
 
 def channel_sum(values: Array) -> Array:
