@@ -118,7 +118,7 @@ def on_device(array: np.ndarray | jax.Array) -> jax.Array:
 
 
 @contextlib.contextmanager
-def on_cpu() -> Iterator[None]:
+def computing_on_cpu() -> Iterator[None]:
     """Within the block this thread's arrays lie on the CPU, so that looking at a net takes no GPU's memory."""
     cpu: jax.Device | None = None
     # JAX_PLATFORMS may leave no CPU to compute on

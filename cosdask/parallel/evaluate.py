@@ -13,7 +13,7 @@ from distributed import Client
 
 from cosdask.data import Segment, Source, get_source, window
 from cosdask.data.skips import LISTED, in_words
-from cosdask.device import on_cpu
+from cosdask.device import computing_on_cpu
 from cosdask.errors import ConfigError, DataError
 from cosdask.nn.layers.hdf5_output import OutputFiles
 from cosdask.nn.net import Net
@@ -93,7 +93,7 @@ def inspect_test(
     take_as_needed()
     load_plugins(plugins)
     given = None if spec is None else _source_of(spec)
-    with on_cpu():
+    with computing_on_cpu():
         net = _test_net(solver, model, given, precision)
     source = given if given is not None else counted(get_source(net, phase="TEST", options=options))
     text = json.dumps(spec if spec is not None and spec["kind"] == GIVEN else source.spec())

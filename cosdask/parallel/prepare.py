@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cosdask.data import Source, get_source
-from cosdask.device import on_cpu
+from cosdask.device import computing_on_cpu
 from cosdask.parallel.counting import counted
 from cosdask.parallel.gpu_memory import take_as_needed
 from cosdask.parallel.locality import places_of
@@ -47,7 +47,7 @@ def inspect_training(
     load_plugins(plugins)
     param = parse_solver(solver)
     given = None if source is None else Source.from_spec(source)
-    with on_cpu():
+    with computing_on_cpu():
         net = train_net(param, None).open(seed=0, tops=given.tops if given is not None else None)
         files = [path for path in weights.split(",") if path]
         if not files:
