@@ -35,10 +35,11 @@ class Net:
     warmup: int
 
 
+# warm-ups go on until the spare processes are there, which each worker starts once when a run has lasted ten seconds
 NETS = {
-    "lenet": Net("LeNet", batch=64, steps=400, chunk=20, warmup=100),
-    "cifar10": Net("CIFAR-10 quick", batch=100, steps=40, chunk=5, warmup=10),
-    "caffenet": Net("CaffeNet", batch=16, steps=8, chunk=1, warmup=3),
+    "lenet": Net("LeNet", batch=64, steps=400, chunk=20, warmup=400),
+    "cifar10": Net("CIFAR-10 quick", batch=100, steps=40, chunk=5, warmup=70),
+    "caffenet": Net("CaffeNet", batch=16, steps=8, chunk=1, warmup=14),
 }
 
 
@@ -78,12 +79,12 @@ def row(name: str, net: Net, workers: int, repetitions: int) -> str:
 def main() -> None:
     """Measure the chosen nets and print their rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("nets", nargs="*", choices=[*NETS, []], default=list(NETS), metavar="NET")
+    parser.add_argument("nets", nargs="*", choices=list(NETS), metavar="NET", help="default: all")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], metavar="N")
     parser.add_argument("--repetitions", type=int, default=2, metavar="N")
     options = parser.parse_args()
     print(HEADER, flush=True)
-    for name in options.nets:
+    for name in options.nets or NETS:
         for workers in options.workers:
             print(row(name, NETS[name], workers, options.repetitions), flush=True)
     print(f"\n{cores()} cores, {cpu_model()}")

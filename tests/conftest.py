@@ -11,6 +11,8 @@ from pathlib import Path
 # no silent mix of number types and no silent broadcast between shapes of different rank.
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+# Dask samples the threads of each worker a hundred times a second; a session keeps several workers on two cores.
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__PROFILE__INTERVAL", "1s")
 # Pictures are written, never shown.
 os.environ.setdefault("MPLBACKEND", "Agg")
 

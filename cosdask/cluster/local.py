@@ -7,11 +7,15 @@ import tempfile
 import weakref
 from typing import Any
 
+import dask
 import distributed
 
 from cosdask.cluster.gpus import even_shares
+from cosdask.cluster.names import TICK
 from cosdask.cluster.preload import LOCKS, SHARES
 from cosdask.device import cpu_count, gpu_names
+
+_TICK = "distributed.admin.tick.interval"
 
 
 class LocalCluster(distributed.LocalCluster):
@@ -42,21 +46,27 @@ class LocalCluster(distributed.LocalCluster):
         shares = even_shares(gpus, workers) if "CUDA_VISIBLE_DEVICES" not in given else []
         # also where there are none: this process may itself be a worker that was told of some
         environment |= {SHARES: ";".join(shares), LOCKS: self._locks() if shares else "", **given}
-        super().__init__(
-            n_workers=workers,
-            threads_per_worker=threads,
-            processes=True,
-            host=keywords.pop("host", "127.0.0.1"),
-            dashboard_address=keywords.pop("dashboard_address", "127.0.0.1:0"),
-            # a rank is a child process, which Dask's memory limit does not see
-            memory_limit=keywords.pop("memory_limit", 0),
-            env=environment,
-            preload=[*keywords.pop("preload", []), "cosdask.cluster.preload"],
-            **keywords,
-        )
+        with dask.config.set({_TICK: _slower(dask.config.get(_TICK))}):
+            super().__init__(
+                n_workers=workers,
+                threads_per_worker=threads,
+                processes=True,
+                host=keywords.pop("host", "127.0.0.1"),
+                dashboard_address=keywords.pop("dashboard_address", "127.0.0.1:0"),
+                # a rank is a child process, which Dask's memory limit does not see
+                memory_limit=keywords.pop("memory_limit", 0),
+                env=environment,
+                preload=[*keywords.pop("preload", []), "cosdask.cluster.preload"],
+                **keywords,
+            )
 
     def _locks(self) -> str:
         """A folder in which the workers claim their GPUs; it goes with this object."""
         folder = tempfile.mkdtemp(prefix="cosdask-gpus-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return folder
+
+
+def _slower(tick: str) -> str:
+    """Dask's own pace made slower; one that the user has chosen stays."""
+    return TICK if tick == "20ms" else tick

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from cosdask.cluster.names import SCHEDULER, TLS_FILES, WORKER
+from cosdask.cluster.names import SCHEDULER, TICK, TLS_FILES, WORKER
 from cosdask.cluster.yarn_compat import skein
 from cosdask.errors import ConfigError, did_you_mean
 from cosdask.storage import exists, local_path, missing
@@ -20,7 +20,8 @@ from cosdask.storage import exists, local_path, missing
 _PLACES = ("container", "client")
 #: Dask moves its own data to disk early, for the rank needs memory, too. It neither pauses nor ends a worker for what
 #: the process has grown to: compiled nets are memory that it knows nothing of, and YARN watches the whole container.
-_MEMORY = {
+_DASK = {
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": TICK,
     "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "0.4",
     "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "false",
     "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "false",
@@ -277,7 +278,7 @@ def _environment(options: YarnOptions, gpus: int, threads: int) -> dict[str, str
         # a worker that has no GPU takes none, one that should have one fails without it
         "JAX_PLATFORMS": "cuda,cpu" if gpus else "cpu",
         "PYTHONUNBUFFERED": "1",
-        **_MEMORY,
+        **_DASK,
         **options.worker_env,
     }
 

@@ -24,6 +24,7 @@ from cosdask.errors import CosdaskError, DeadlineError, GroupError, RankError
 from cosdask.parallel import spares
 from cosdask.parallel.job import Job
 from cosdask.parallel.post import Post
+from cosdask.parallel.unhurried import unhurried
 
 #: seconds without a sign of the driver after which ranks snapshot and end
 CLIENT_GONE = 30.0
@@ -210,7 +211,7 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
     keep_spare = False
     try:
         live = _live = _begin(job, rank, worker.local_directory)
-        with live.log:
+        with live.log, unhurried(worker):
             return _follow(live, worker)
     except CosdaskError as error:
         # another group may follow, for which the spare waits

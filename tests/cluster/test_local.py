@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 from distributed import Client
@@ -82,3 +83,18 @@ async def _until_gone(client: Client, address: str) -> None:
     async with asyncio.timeout(60):
         while address in (await client.scheduler.identity(n_workers=-1))["workers"]:
             pass
+
+
+def test_dask_looks_at_itself_less_often() -> None:
+    """Scheduler, nannies and workers leave the cores to the ranks; a pace that the user has chosen stays."""
+
+    def paces(cluster: cosdask.LocalCluster, client: Client) -> set[float]:
+        servers = [cluster.scheduler, *cluster.workers.values()]
+        (of_worker,) = client.run(lambda dask_worker: dask_worker.periodic_callbacks["tick"].callback_time).values()
+        return {of_worker, *(server.periodic_callbacks["tick"].callback_time for server in servers)}
+
+    with cosdask.LocalCluster(1) as cluster, Client(cluster) as client:
+        assert paces(cluster, client) == {500.0}
+    chosen = dask.config.set({"distributed.admin.tick.interval": "100ms"})
+    with chosen, cosdask.LocalCluster(1) as cluster, Client(cluster) as client:
+        assert paces(cluster, client) == {100.0}
