@@ -28,10 +28,19 @@ class CosdaskError(Exception):
         super().__init__(message)
         self.where: dict[str, Any] = where
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors travel from workers. tblib, through which Dask sends them, cannot build those that are two kinds of
+        # built-in error at once (DeadlineError); left to itself they come as a plain Exception.
+        return _rebuilt, (type(self), self.args, self.where)
+
     @property
     def message(self) -> str:
         """The whole text."""
         return str(self.args[0]) if self.args else ""
+
+
+def _rebuilt(kind: type[CosdaskError], arguments: tuple[str, ...], where: dict[str, Any]) -> CosdaskError:
+    return kind(*arguments, **where)
 
 
 class ConfigError(CosdaskError, ValueError):

@@ -17,15 +17,31 @@ from cosdask.events import Event
 from cosdask.storage import RunFolder
 
 
-def ranks_alive() -> list[psutil.Process]:
-    """The rank processes below this one, spares that wait for a job left out."""
-    return [
-        process
-        for process in psutil.Process(os.getpid()).children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE
-        and "cosdask.parallel.rank" in " ".join(process.cmdline())
-        and process.name() != "cosdask-spare"
-    ]
+def ranks_alive(below: int | None = None) -> list[psutil.Process]:
+    """The rank processes below a process, by default this one; spares that wait for a job left out."""
+    return [process for process in rank_processes(below) if _name(process) != "cosdask-spare"]
+
+
+def rank_processes(below: int | None = None) -> list[psutil.Process]:
+    """The processes of ranks and of those that may become one, below a process, by default this one."""
+    found = psutil.Process(os.getpid() if below is None else below).children(recursive=True)
+    return [process for process in found if "cosdask.parallel.rank" in _command(process)]
+
+
+def _command(process: psutil.Process) -> str:
+    """How a process was started; nothing where it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _name(process: psutil.Process) -> str:
+    """A process's name; that of a spare where it has ended meanwhile."""
+    try:
+        return process.name() if process.status() != psutil.STATUS_ZOMBIE else "cosdask-spare"
+    except psutil.NoSuchProcess:
+        return "cosdask-spare"
 
 
 def config(problem: Problem, **options: Any) -> cosdask.Config:

@@ -80,7 +80,7 @@ def test_a_new_client_takes_the_run_up(cluster_process: Any, tmp_path: Path) -> 
 
 def test_a_lost_scheduler_ends_the_run_with_the_remedy(cluster_process: Any, client: Client, tmp_path: Path) -> None:
     """kill -9 of scheduler and nannies: the client says so in time, no rank is left, another cluster goes on."""
-    made = make_problem(tmp_path / "problem", settings="max_iter: 1500 snapshot: 50")
+    made = make_problem(tmp_path / "problem", settings="max_iter: 700 snapshot: 50")
     with start_client(cluster_process, made) as first:
         ranks = [
             process

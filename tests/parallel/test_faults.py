@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest_parallel import Listener, Train, assert_same, config, rank, ranks_alive
+from conftest_parallel import Listener, Train, assert_same, config, rank, rank_processes
 from distributed import Client
 from problems import Problem, make_problem
 
@@ -48,8 +48,7 @@ def test_a_death_in_the_middle_of_a_snapshot_leaves_no_part_of_it(client: Client
     train = Train(client, made, folder / "small.caffemodel")
 
     def part_of_a_later_snapshot() -> bool:
-        names = (entry.name for entry in os.scandir(folder))
-        return any(name.endswith(".part") and "iter_1." not in name for name in names)
+        return any(name.endswith(".part") and "iter_1." not in name for name in os.listdir(folder))
 
     killers: list[threading.Thread] = []
     result = train(Snapshot, lambda: killers.append(as_soon_as(part_of_a_later_snapshot, lambda: rank(0).kill())))
@@ -61,13 +60,13 @@ def test_a_death_in_the_middle_of_a_snapshot_leaves_no_part_of_it(client: Client
 
 
 @pytest.mark.long
-def test_a_rank_that_does_not_come_to_the_rendezvous_is_named(train: Train, whole: Any) -> None:
+def test_a_rank_that_does_not_come_to_the_rendezvous_is_named(client: Client, train: Train, whole: Any) -> None:
     """Invariant 6: the others wait for ``worker_deadline`` seconds, the history says for whom; the next group comes."""
-
-    def arrived() -> list[psutil.Process]:
-        return [process for process in ranks_alive() if process.cmdline()[-1] == "1"]
-
-    stopper = as_soon_as(arrived, lambda: arrived()[0].suspend())
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    (address,) = (address for address, worker in workers.items() if worker["name"] == 1)
+    pid = client.run(os.getpid, workers=[address])[address]
+    # started before there is a job, it is still loading when it is stopped
+    stopper = as_soon_as(lambda: rank_processes(pid), lambda: rank_processes(pid)[0].suspend())
     result = train(worker_deadline=8)
     stopper.join(60)
     (restart,) = train.of(Restarted)
