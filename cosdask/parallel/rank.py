@@ -56,8 +56,8 @@ def main() -> None:
     faulthandler.enable()
     _call_it("cosdask-spare")
     signs = Signs(outlet)
-    # before the job is there: a spare waits with all imports done. What they load stays: looking for garbage in it, again
-    # and again, takes a tenth of the time
+    # before the job is there: a spare waits with all imports done. What they load stays: looking for garbage in it,
+    # again and again, takes a tenth of the time
     gc.disable()
     from cosdask.parallel import trainer  # noqa: F401
 
