@@ -91,9 +91,23 @@ def hadoop_jars(version: str = HADOOP_VERSION, deadline: float = 600) -> Path:
         StorageError: Maven could not fetch; its own words are in the message.
         DeadlineError: not there in time.
     """
-    pom = _pom(version)
+    return maven_jars(f"hadoop-{version}", [f"org.apache.hadoop:{name}:{version}" for name in _ARTIFACTS], deadline)
+
+
+def maven_jars(name: str, artifacts: Sequence[str], deadline: float = 600) -> Path:
+    """The folder of some jars and all that they need to run, kept and fetched as :func:`hadoop_jars` says.
+
+    Args:
+        name: of the folder, to which a part made of what is asked for is added.
+        artifacts: ``group:artifact:version``.
+        deadline: seconds.
+
+    Raises:
+        errors: as of :func:`hadoop_jars`.
+    """
+    pom = _pom(artifacts)
     key = hashlib.sha256(pom.encode()).hexdigest()[:12]
-    folder = _jars_folder() / f"hadoop-{version}-{key}"
+    folder = _jars_folder() / f"{name}-{key}"
     if (folder / _FETCHED).exists():
         return folder
     why = missing_tools()
@@ -103,7 +117,7 @@ def hadoop_jars(version: str = HADOOP_VERSION, deadline: float = 600) -> Path:
     ends = time.monotonic() + deadline
     with _only_one(folder.with_suffix(".lock"), ends):
         if not (folder / _FETCHED).exists():
-            _fetch(pom, folder, ends)
+            _fetch(pom, [artifact.split(":")[1] for artifact in artifacts], folder, ends)
     return folder
 
 
@@ -114,11 +128,11 @@ def _jars_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cosdask" / "jars"
 
 
-def _pom(version: str) -> str:
+def _pom(artifacts: Sequence[str]) -> str:
     dependencies = "\n".join(
-        f"<dependency><groupId>org.apache.hadoop</groupId><artifactId>{name}</artifactId>"
+        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId>"
         f"<version>{version}</version></dependency>"
-        for name in _ARTIFACTS
+        for group, name, version in (artifact.split(":") for artifact in artifacts)
     )
     return (
         '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>\n'
@@ -127,7 +141,7 @@ def _pom(version: str) -> str:
     )
 
 
-def _fetch(pom: str, folder: Path, ends: float) -> None:
+def _fetch(pom: str, wanted: Sequence[str], folder: Path, ends: float) -> None:
     """Runs Maven beside ``folder`` and gives the result its name when it is whole."""
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=folder.parent) as work:
         (Path(work) / "pom.xml").write_text(pom)
@@ -135,7 +149,7 @@ def _fetch(pom: str, folder: Path, ends: float) -> None:
         goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
         _run(["mvn", "--batch-mode", "--quiet", "--strict-checksums", *goal], work, ends)
         names = [jar.name for jar in jars.glob("*.jar")]
-        lacking = [name for name in _ARTIFACTS if not any(jar.startswith(name + "-") for jar in names)]
+        lacking = [name for name in wanted if not any(jar.startswith(name + "-") for jar in names)]
         if lacking:
             raise StorageError(f"Maven ended well but did not bring {', '.join(lacking)}", path=str(folder))
         (jars / _FETCHED).touch()
@@ -153,7 +167,7 @@ def _run(command: Sequence[str], folder: str, ends: float, environment: Mapping[
     try:
         said, _ = process.communicate(timeout=left)
     except subprocess.TimeoutExpired as error:
-        raise DeadlineError(f"Maven did not bring Hadoop's jars within {left:.0f} s; is the network slow?") from error
+        raise DeadlineError(f"Maven did not bring the jars within {left:.0f} s; is the network slow?") from error
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -162,7 +176,7 @@ def _run(command: Sequence[str], folder: str, ends: float, environment: Mapping[
         lines = [line for line in said.splitlines() if "ERROR" in line] or said.splitlines()
         told = "\n  ".join(lines[:6])
         raise StorageError(
-            f"Maven could not fetch Hadoop's jars (exit code {process.returncode}); a mirror or proxy is set in "
+            f"Maven could not fetch the jars (exit code {process.returncode}); a mirror or proxy is set in "
             f"~/.m2/settings.xml. It says:\n  {told}"
         )
 

@@ -64,7 +64,7 @@ def test_rows_come_back_in_every_form(compression: str, codec: str) -> None:
     "file", sorted((Path(__file__).parent / "hadoop").glob("hadoop-*-*.seq")), ids=lambda p: p.stem
 )
 def test_what_hadoop_wrote_is_read(file: Path) -> None:
-    """Files that Hadoop 3.4.2 wrote, see SequenceFiles.java; it writes zstd with its native library only."""
+    """Files that Hadoop 3.4.2 wrote, see SequenceFiles.java; its zstd by zstd-jni, see ZStandardCodec.java."""
     data = file.read_bytes()
     _, compression, codec = file.stem.split("-")
     header = opened(data).header
