@@ -245,7 +245,7 @@ class Hdf5Input(Input):
             raise DataError(f"{name}: {labels.shape[1]} labels a row; one can be converted", path=name)
         ids = [f"{row:08d}" for row in range(first, first + count)]
         if isinstance(file.get("id"), h5py.Dataset):
-            ids = [str(text) for text in file["id"].asstr()[skip : skip + count]]
+            ids = [_name(cell) for cell in file["id"][skip : skip + count]]
         rows = pixels.transpose(0, 2, 3, 1)
         data = [None if self.floats else row.tobytes() for row in rows]
         _, channels, height, width = pixels.shape
@@ -256,6 +256,11 @@ class Hdf5Input(Input):
         schema = row_schema(self.floats)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _name(cell: Any) -> str:
+    """A row's id: h5py gives texts as bytes."""
+    return cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else str(cell)
 
 
 def _text(label: float) -> str:

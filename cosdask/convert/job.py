@@ -206,7 +206,8 @@ def first_shape(pictures: Pictures, rows: Input, skip: bool = False) -> Pictures
 
 
 def _outputs(kind: str, output: str) -> list[str]:
-    return list(names_of(kind, output).values()) if kind in STORE_KINDS and kind != "lmdb" else [output]
+    is_folder = kind not in STORE_KINDS or STORE_KINDS[kind].is_folder
+    return [output] if is_folder else list(names_of(kind, output).values())
 
 
 def _store_folder(work: WorkFolder, kind: str) -> str:

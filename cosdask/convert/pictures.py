@@ -85,6 +85,8 @@ class Pictures:
         bad: list[str] = []
         for i, row in enumerate(rows.to_pylist()):
             try:
+                if row["label"] is None:
+                    raise DataError("the column label is empty")
                 found.append(row if self.idle and _has_data(row) else self._changed(row))
             except DataError as error:
                 text = f'{place}: row {first + i} (id "{row["id"]}"): {error}'

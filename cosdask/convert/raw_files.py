@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -45,7 +46,7 @@ def _open(name: str) -> Iterator[IO[bytes] | gzip.GzipFile]:
                 yield raw
     except FileNotFoundError as error:
         raise missing(name) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name}: cannot be read: {error}", path=name) from error
 
 

@@ -126,8 +126,9 @@ class SourceInput(Input):
         return self.source.index().ranges(target)
 
     def state(self) -> Any:
-        """See :meth:`Input.state`."""
-        return self.source.index().to_json()
+        """See :meth:`Input.state`: rows may change in place, and the layer says what is made of them."""
+        stamps = [[name, found.size, found.changed] for name, found in self.source.stamps or []]
+        return [self.source.index().to_json(), stamps, str(self.source.layer)]
 
 
 def counted_by(rows: Input, client: Any) -> Input:

@@ -77,11 +77,11 @@ def datum_of(row: dict[str, Any]) -> caffe_pb2.Datum:
     Raises:
         DataError: a label that is no whole number, or pixels that are not of the size that the row says.
     """
+    sizes = {name: row[name] for name in ("channels", "height", "width")}
     try:
-        label = int(row["label"])
+        datum = caffe_pb2.Datum(**sizes, label=int(row["label"]))
     except ValueError:
-        raise DataError(f'row "{row["id"]}": the label {row["label"]!r} is not a whole number') from None
-    datum = caffe_pb2.Datum(channels=row["channels"], height=row["height"], width=row["width"], label=label)
+        raise DataError(f'row "{row["id"]}": the label {row["label"]!r} is not a whole number of 32 bits') from None
     if row["encoded"]:
         datum.encoded, datum.data = True, row["data"]
         return datum

@@ -39,6 +39,8 @@ __all__ = ["Block", "Index", "Partition", "Source", "source_from_spec"]
 CHUNK = 1024
 #: Most bytes of a record batch's data column: Arrow's 32-bit offsets end at 2 GB.
 CHUNK_BYTES = 64 << 20
+#: Bytes of the rows that shuffling mixes with each other; rows, at least.
+_WINDOW_BYTES, _LEAST_WINDOW = 128 << 20, 64
 #: Sets the numbers of ``rand_skip`` apart from those of shuffling, crops and mirrors.
 _SKIP_STREAM = -2
 
@@ -55,6 +57,20 @@ class Partition:
     def rows(self) -> int:
         """How many rows these are."""
         return self.stop - self.start
+
+
+def window_rows(row_bytes: int, most: int) -> int:
+    """How many rows shuffling mixes with each other, so that they are held in moderate memory.
+
+    Args:
+        row_bytes: of a row, about.
+        most: rows, however small they are.
+
+    Example:
+        >>> window_rows(784, 4096), window_rows(1 << 20, 4096), window_rows(1 << 30, 4096)
+        (4096, 128, 64)
+    """
+    return max(_LEAST_WINDOW, min(most, _WINDOW_BYTES // max(1, row_bytes)))
 
 
 class Source(ABC):

@@ -79,6 +79,9 @@ _REFUSED = (pa.ArrowException, TypeError, ValueError)
 
 
 def _cast(column: pa.Array, field: pa.Field, textual: bool) -> pa.Array:
+    # an image's label is a whole number, which is kept as text; pandas makes doubles of those with a gap
+    if field.name == "label" and pa.types.is_string(field.type) and pa.types.is_floating(column.type):
+        column = column.cast(pa.int64())
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if isinstance(column.type, pa.BaseExtensionType):
@@ -89,8 +92,6 @@ def _cast(column: pa.Array, field: pa.Field, textual: bool) -> pa.Array:
         return _binary(column, textual)
     if pa.types.is_struct(field.type) and pa.types.is_struct(column.type):
         return _struct(column, field, textual)
-    if field.name == "label" and pa.types.is_floating(column.type):
-        column = column.cast(pa.int64())
     # a float32 of a double is what a blob holds; whole numbers and texts must keep their value
     return column.cast(field.type, safe=not (_is_float(column.type) and _is_float(field.type)))
 

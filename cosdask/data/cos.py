@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from cosdask.data.base import CHUNK, Source
+from cosdask.data.base import CHUNK, Source, window_rows
 from cosdask.data.columns import cast_column, require_columns
 from cosdask.data.cos_tops import CosTop, cos_top
 from cosdask.data.dataframe import layer_table
@@ -120,6 +120,11 @@ class CosSource(Source):
     def finish(self, raw: Mapping[str, Any], xp: ModuleType = np) -> dict[str, Any]:
         """See :meth:`Source.finish`."""
         return {name: top.finish(name, raw, xp) for name, top in self.columns.items()}
+
+    @property
+    def shuffle_window(self) -> int:
+        """See :meth:`Source.shuffle_window`; arrays and pictures count as their tops are described."""
+        return window_rows(sum(top.row_bytes for top in self.columns.values()), self.target_rows)
 
     def is_slow(self, rows: pa.RecordBatch) -> bool:
         """See :meth:`Source.is_slow`: encoded and resized images are."""

@@ -55,6 +55,11 @@ class CosTop(ABC):
     def shape(self) -> tuple[int, ...]:
         """Shape of a row's part of the blob."""
 
+    @property
+    def row_bytes(self) -> int:
+        """About how many bytes a row's cell takes, at most."""
+        return 8 * int(np.prod(self.shape, dtype=np.int64))
+
     @abstractmethod
     def decode(self, name: str, column: pa.Array, draw: Draw, bad: Bad) -> dict[str, np.ndarray]:
         """The raw arrays of some rows, the batch along the first axis.
@@ -189,6 +194,12 @@ class ImageTop(CosTop):
                 f"{self.sizes} become {found} by transform_param"
             )
         return found
+
+    @property
+    def row_bytes(self) -> int:
+        """See :meth:`CosTop.row_bytes`: a picture takes no more than its pixels."""
+        channels, height, width = self.sizes
+        return channels * height * width
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def _reading(name: str, what: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise missing(name) from error
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error) as error:
         raise DataError(f"{name}: {what}: {error}", path=name) from error
 
 
@@ -240,7 +240,7 @@ class TextTable(FileTable):
         what = f"the lines from byte {offset} on cannot be read"
         with self._open(name) as file, _reading(name, what):
             text = _part(file, offset, length)
-            rows = self.parse(text, offset == 0)
+            rows = self.parse(name, text, offset == 0)
         if rows.num_rows != block.rows:
             raise DataError(
                 f"{name}: {block.rows} rows were counted from byte {offset} on, {rows.num_rows} read; did the data "
@@ -260,11 +260,11 @@ class TextTable(FileTable):
             for offset, length, rows in self._lines(name):
                 if rows > (self._head(name) if offset == 0 else 0):
                     with self._open(name) as file, _reading(name, f"cannot be read as {self.format}"):
-                        return self.parse(_part(file, offset, length), offset == 0).schema
+                        return self.parse(name, _part(file, offset, length), offset == 0).schema
         raise DataError(f"{self.place}: the {self.format} files hold no rows", path=self.place)
 
-    def parse(self, text: bytes, first: bool) -> pa.Table:
-        """The rows of some lines; ``first`` where the file begins with them."""
+    def parse(self, name: str, text: bytes, first: bool) -> pa.Table:
+        """The rows of some lines of a file; ``first`` where it begins with them."""
         raise NotImplementedError
 
 
@@ -288,12 +288,28 @@ class JsonTable(TextTable):
 
     format: ClassVar[str] = "json"
 
-    def parse(self, text: bytes, first: bool) -> pa.Table:
+    def parse(self, name: str, text: bytes, first: bool) -> pa.Table:
         """See :meth:`TextTable.parse`."""
         import pyarrow.json as pa_json
 
         options = pa_json.ReadOptions(use_threads=False, block_size=max(len(text), 1))
-        return pa_json.read_json(io.BytesIO(text), options)
+        rows = pa_json.read_json(io.BytesIO(text), options)
+        texts = pa.schema([field.with_type(_undated(field.type)) for field in rows.schema])
+        if texts == rows.schema:
+            return rows
+        # Arrow takes texts for times where all of a block look like some, and writes them in another way
+        return pa_json.read_json(io.BytesIO(text), options, pa_json.ParseOptions(explicit_schema=texts))
+
+
+def _undated(kind: pa.DataType) -> pa.DataType:
+    """The same type, with texts for times, at any depth."""
+    if pa.types.is_temporal(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_undated(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_undated(field.type)) for field in kind])
+    return kind
 
 
 class CsvTable(TextTable):
@@ -305,36 +321,53 @@ class CsvTable(TextTable):
 
     format: ClassVar[str] = "csv"
 
-    @cached_property
-    def _first_fields(self) -> list[str]:
-        for name in self.files:
-            with self._open(name) as file:
-                line = bytes(file.read(_SCAN)).lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0]
-            if line.strip():
-                with _reading(name, "its first line is no CSV"):
-                    return next(csv.reader([line.decode()], escapechar="\\"))
-        raise DataError(f"{self.place}: the csv files hold no rows", path=self.place)
+    def __init__(self, place: str, wanted: Sequence[str] = ()) -> None:
+        super().__init__(place, wanted)
+        self._headers: dict[str, list[str]] = {}
 
-    @cached_property
-    def _has_header(self) -> bool:
-        return bool(set(self._first_fields) & set(self.wanted))
+    @property
+    def kept_as(self) -> str:
+        """See :meth:`FileTable.kept_as`: what is wanted decides whether a first line counts."""
+        return f"{super().kept_as}:{sorted(set(self.wanted))}"
+
+    def _fields(self, name: str) -> list[str]:
+        """The fields of a file's first line; none where it is empty."""
+        line = b""
+        with self._open(name) as file:
+            while b"\n" not in line and len(line) <= _LINE_LIMIT and (data := file.read(_SCAN)):
+                line += data
+        line = line.lstrip(b"\xef\xbb\xbf").split(b"\n", 1)[0]
+        csv.field_size_limit(_LINE_LIMIT)
+        with _reading(name, "its first line is no CSV"):
+            return next(csv.reader([line.decode()], escapechar="\\"), []) if line.strip() else []
+
+    def _header(self, name: str) -> list[str]:
+        """The columns' names that a file begins with; none where it begins with a row."""
+        if name not in self._headers:
+            fields = self._fields(name)
+            self._headers[name] = fields if set(fields) & set(self.wanted) else []
+        return self._headers[name]
 
     def _head(self, name: str) -> int:
-        return int(self._has_header)
+        return int(bool(self._header(name)))
 
     @cached_property
     def _names(self) -> list[str]:
-        return self._first_fields if self._has_header else [f"_c{at}" for at in range(len(self._first_fields))]
+        """The columns' names of files without a header: those of the first file."""
+        for name in self.files:
+            if fields := self._fields(name):
+                return self._header(name) or [f"_c{at}" for at in range(len(fields))]
+        raise DataError(f"{self.place}: the csv files hold no rows", path=self.place)
 
-    def parse(self, text: bytes, first: bool) -> pa.Table:
+    def parse(self, name: str, text: bytes, first: bool) -> pa.Table:
         """See :meth:`TextTable.parse`."""
-        names = self._names
+        names = self._header(name) or self._names
         import pyarrow.csv as pa_csv
 
         reading = pa_csv.ReadOptions(
             use_threads=False,
             column_names=names,
-            skip_rows=int(first and self._has_header),
+            skip_rows=self._head(name) if first else 0,
             block_size=max(len(text), 1),
         )
         # Spark escapes quotes by a backslash, others double them; both are understood

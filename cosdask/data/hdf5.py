@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from cosdask.data.base import CHUNK, CHUNK_BYTES, Source
+from cosdask.data.base import CHUNK, CHUNK_BYTES, Source, window_rows
 from cosdask.data.draw import Draw
 from cosdask.data.index import Block, Index
 from cosdask.errors import DataError, StorageError, did_you_mean
@@ -122,6 +122,15 @@ class Hdf5Source(Source):
         """See :meth:`Source.stamps`."""
         return [(name, stamp(name)) for name in self.files]
 
+    @property
+    def shuffle_window(self) -> int:
+        """See :meth:`Source.shuffle_window`."""
+        return window_rows(self._row_bytes, self.target_rows)
+
+    @cached_property
+    def _row_bytes(self) -> int:
+        return max(1, 4 * sum(_size(shape) for shape in self.shapes.values()))
+
     def _count(self) -> Index:
         blocks = []
         for number, name in enumerate(self.files):
@@ -145,8 +154,7 @@ class Hdf5Source(Source):
 
     def read(self, start: int, stop: int, chunk: int = CHUNK) -> Iterator[pa.RecordBatch]:
         """See :meth:`Source.read`."""
-        row_bytes = 4 * sum(_size(shape) for shape in self.shapes.values())
-        chunk = max(1, min(chunk, CHUNK_BYTES // max(1, row_bytes)))
+        chunk = max(1, min(chunk, CHUNK_BYTES // self._row_bytes))
         while start < stop:
             number, skip = self.index().locate(start)
             end = min(stop, self.index().starts[number + 1])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cosdask.data.base import CHUNK, Source
+from cosdask.data.base import CHUNK, Source, window_rows
 from cosdask.data.buffers import Buffers
 from cosdask.data.decode import UNCHANGED, decode_image, flag_for, resize_image, to_planes
 from cosdask.data.draw import Draw
@@ -25,9 +25,8 @@ from cosdask.data.transform import Transform
 from cosdask.errors import ConfigError, DataError
 
 Shape = tuple[int, int, int]
-#: Rows that shuffling mixes with each other: at most so many, and no more than these bytes of raw pixels.
+#: Rows that shuffling mixes with each other, at most.
 WINDOW_ROWS = 8192
-WINDOW_BYTES = 128 << 20
 #: Raw images below this many bytes are copied together, larger ones each to its place.
 _SMALL = 16 << 10
 #: Raw images from this many bytes on are copied by several threads.
@@ -126,9 +125,9 @@ class ImageSource(Source):
 
     @property
     def shuffle_window(self) -> int:
-        """See :meth:`Source.shuffle_window`: as many rows as fit in :data:`WINDOW_BYTES` as raw pixels."""
+        """See :meth:`Source.shuffle_window`; rows count as raw pixels."""
         size = int(np.prod(self.image_shape, dtype=np.int64)) * self.dtype.itemsize
-        return max(64, min(WINDOW_ROWS, WINDOW_BYTES // size))
+        return window_rows(size, WINDOW_ROWS)
 
     @property
     @abstractmethod

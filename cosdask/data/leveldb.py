@@ -21,7 +21,7 @@ from cosdask.data.datums import DatumSource
 from cosdask.data.index import Block, Index, kept_index
 from cosdask.data.rows import Records
 from cosdask.errors import ConfigError, DataError
-from cosdask.storage import local_path, missing, stamp
+from cosdask.storage import FileStamp, local_path, missing, stamp
 
 _TABLES = (".ldb", ".sst")
 _OTHERS = ("CURRENT", "MANIFEST-*", "*.log")
@@ -149,9 +149,13 @@ class LevelDbSource(DatumSource):
             sizes = [len(value) for _, (_, value) in zip(range(_SAMPLE), rows, strict=False)]
         return max(1, sum(sizes) // max(1, len(sizes)))
 
+    @property
+    def stamps(self) -> list[tuple[str, FileStamp]]:
+        """See :meth:`Source.stamps`."""
+        return [(str(file), stamp(file)) for file in leveldb_files(self.path.resolve())]
+
     def _count(self) -> Index:
-        files = [(str(file), stamp(file)) for file in leveldb_files(self.path.resolve())]
-        return kept_index(self.kind, files, self._walk)
+        return kept_index(self.kind, self.stamps, self._walk)
 
     def _walk(self) -> Index:
         """One walk over the keys; LevelDB's tables hold no counts."""

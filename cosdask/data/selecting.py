@@ -8,7 +8,6 @@ is about as large as what they are given can be called: DuckDB's memory limit do
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from cosdask.data.index import Block, Index
+from cosdask.data.spark_casts import parsed, walk, with_cutting_casts
 from cosdask.data.tables import Table
 from cosdask.errors import ConfigError, DataError, did_you_mean
 from cosdask.storage import FileStamp
@@ -91,7 +91,7 @@ class SelectedTable(Table):
     def __init__(self, table: Table, expressions: Sequence[str], where: str) -> None:
         self.table, self.expressions, self.where = table, list(expressions), where
         self.textual = table.textual
-        self._query = f"SELECT {', '.join(self.expressions)}\nFROM {_ROWS}"
+        self._query = ""
 
     @property
     def place(self) -> str:
@@ -150,6 +150,8 @@ class SelectedTable(Table):
         engine = _engine()
         engine.register(_ROWS, rows)
         try:
+            if not self._query:
+                self._query = with_cutting_casts(engine, f"SELECT {', '.join(self.expressions)}\nFROM {_ROWS}")
             return engine.sql(self._query).to_arrow_table()
         except duckdb.Error as error:
             names = self.table.schema.names
@@ -180,19 +182,18 @@ def _checked(engine: duckdb.DuckDBPyConnection, text: str, where: str) -> set[st
             "possible"
         )
     query = f"SELECT {text}\nFROM {_ROWS}"
-    row = engine.execute("SELECT json_serialize_sql(?)", [query]).fetchall()
-    parsed: dict[str, Any] = json.loads(row[0][0])
-    if parsed.get("error"):
-        reason = parsed.get("error_message", "")
+    tree = parsed(engine, query)
+    if tree.get("error"):
+        reason = tree.get("error_message", "")
         raise ConfigError(f'{where}: dataframe_column_select "{text}": no SQL expression: {reason}')
-    if len(parsed["statements"]) != 1 or not _is_plain(parsed["statements"][0]["node"]):
+    if len(tree["statements"]) != 1 or not _is_plain(tree["statements"][0]["node"]):
         raise ConfigError(
             f'{where}: dataframe_column_select "{text}": only an expression over columns is possible, such as '
             '"abs(height) AS height"'
         )
     names: set[str] = set()
     whole = False
-    for part in _walk(parsed["statements"][0]["node"]["select_list"]):
+    for part in walk(tree["statements"][0]["node"]["select_list"]):
         kind = part.get("class")
         if kind in ("WINDOW", "SUBQUERY", "LAMBDA"):
             raise ConfigError(
@@ -222,16 +223,6 @@ def _is_plain(node: dict[str, Any]) -> bool:
         and not source.get("alias")
         and not any(node.get(name) for name in extras)
     )
-
-
-def _walk(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        for part in value.values():
-            yield from _walk(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _walk(part)
 
 
 def _named(message: str) -> list[str]:

@@ -171,6 +171,17 @@ class SequenceSource(ImageSource):
                 for chunk in reader.chunks(start, stop, _BLOCK_ROWS, _BLOCK_BYTES)
             ]
 
+    def spec(self) -> dict[str, Any]:
+        """See :meth:`Source.spec`; blocks count the files, so these go along: another may have come meanwhile."""
+        return {**super().spec(), "files": self.files}
+
+    @classmethod
+    def _from_spec(cls, spec: Mapping[str, Any]) -> SequenceSource:
+        source = super()._from_spec(spec)
+        assert isinstance(source, SequenceSource)
+        source.files = list(spec["files"])
+        return source
+
     def _file_of(self, place: Mapping[str, Any]) -> str:
         return self.files[place["file"]]
 

@@ -142,10 +142,14 @@ class FileTable(Table):
         """See :meth:`Table.stamps`."""
         return [(name, stamp(name)) for name in self.files]
 
+    @property
+    def kept_as(self) -> str:
+        """What the blocks depend on besides the files; a count is kept under it."""
+        return f"table:{self.format}:{self.layout}"
+
     def count(self) -> Index:
         """See :meth:`Table.count`; kept, for counting may take a look at every file."""
-        kind = f"table:{self.format}:{self.layout}"
-        index = kept_index(kind, self.stamps, self._count)
+        index = kept_index(self.kept_as, self.stamps, self._count)
         if not index.rows:
             raise DataError(f"{self.place}: the {self.format} files hold no rows", path=self.place)
         return index

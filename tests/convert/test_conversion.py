@@ -10,8 +10,11 @@ from typing import Any
 
 import cv2
 import fsspec
+import h5py
 import lmdb as lmdb_module
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cosdask.convert import KINDS, Form, Pictures, convert, open_input
@@ -372,3 +375,56 @@ def test_wrong_settings(lmdb: Path, tmp_path: Path) -> None:
         convert(open_input(str(tmp_path / "p.parquet")), str(tmp_path / "idx"), "idx", parts=1)
     with pytest.raises(DataError, match=r"CIFAR-10's images are \(3, 32, 32\)"):
         convert(open_input(str(tmp_path / "p.parquet")), str(tmp_path / "c.bin"), "cifar10", parts=1)
+
+
+def test_a_leveldb_does_not_take_the_place_of_anything(lmdb: Path, tmp_path: Path) -> None:
+    """Whatever is there stays, unless it is to be overwritten."""
+    pytest.importorskip("plyvel")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "thesis.txt").write_text("years of work")
+    with pytest.raises(StorageError, match="there"):
+        convert(open_input(str(lmdb)), str(tmp_path / "there"), "leveldb")
+    assert (tmp_path / "there" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_conversion_of_changed_rows_begins_anew(
+    images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows repaired in place, with the same blocks as before: parts done with the old ones are not taken."""
+    write_parquet(tmp_path / "rows.parquet", images, np.zeros(37, int))
+    with monkeypatch.context() as broken:
+        broken.setattr(jobs, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            convert(open_input(str(tmp_path / "rows.parquet")), str(tmp_path / "out"), "json", parts=4)
+    write_parquet(tmp_path / "rows.parquet", images, np.ones(37, int))
+    with pytest.raises(StorageError, match="an unfinished conversion of other data"):
+        convert(open_input(str(tmp_path / "rows.parquet")), str(tmp_path / "out"), "json", parts=4)
+
+
+def test_labels_that_a_format_cannot_hold(lmdb: Path, images: np.ndarray, tmp_path: Path) -> None:
+    """Missing ones are bad rows, to be named or left out; too large ones are refused with the row's name."""
+    pixels = [image.transpose(1, 2, 0).tobytes() for image in images[:3]]
+    sizes = {name: [size] * 3 for name, size in (("channels", 3), ("height", 32), ("width", 32))}
+    table = pa.table({"id": ["a", "b", "c"], "label": ["1", None, "3"], "data": pixels, **sizes})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    for kind in ("lmdb", "sequence", "hdf5", "cifar10"):
+        with pytest.raises(DataError, match=r'row 1 \(id "b"\): the column label is empty'):
+            convert(open_input(str(tmp_path / "rows.parquet")), str(tmp_path / f"{kind}.bin"), kind)
+        done = convert(open_input(str(tmp_path / "rows.parquet")), str(tmp_path / f"{kind}2.bin"), kind, skip=True)
+        assert (done.rows, done.left) == (2, 1)
+    pq.write_table(table.set_column(1, "label", [["1", str(2**31), "3"]]), tmp_path / "large.parquet")
+    with pytest.raises(DataError, match=r'row "b": the label .2147483648. is not a whole number of 32 bits'):
+        convert(open_input(str(tmp_path / "large.parquet")), str(tmp_path / "large"), "lmdb")
+
+
+def test_damaged_gzip_and_ids_that_are_numbers(lmdb: Path, tmp_path: Path) -> None:
+    """An error of zlib's own names the file, too; HDF5 ids need not be texts."""
+    convert(open_input(str(lmdb)), str(tmp_path / "train"), "idx", pictures=Pictures(height=8, width=8))
+    packed = bytearray(gzip.compress((tmp_path / "train-images-idx3-ubyte").read_bytes()))
+    packed[40:60] = b"\xff" * 20
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"images-idx3-ubyte\.gz: cannot be read"):
+        rows_of(tmp_path / "train-images-idx3-ubyte.gz", "idx", labels=str(tmp_path / "train-labels-idx1-ubyte"))
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["data"], file["label"], file["id"] = np.zeros((2, 1, 2, 2), np.uint8), np.zeros(2), np.array([7, 8])
+    assert [row["id"] for row in rows_of(tmp_path / "rows.h5", "hdf5")] == ["7", "8"]

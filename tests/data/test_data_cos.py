@@ -328,3 +328,18 @@ def test_to_dask_has_known_types(tmp_path: Path, make_layer: Callable[..., Any])
     assert (frame.dtypes == lazy.dtypes).all()
     copy = frame_source(cos_layer("", TOPS), "TEST", frame=frame)
     np.testing.assert_array_equal(next(copy.batches())["raw"], wanted(3)["raw"])
+
+
+def test_a_column_named_label_may_hold_fractions(tmp_path: Path) -> None:
+    """Only an image's label is a whole number; float64 is what pandas makes of numbers."""
+    layer = cos_layer(tmp_path / "rows.parquet", {"label": "type: FLOAT sample_num_axes: 0"})
+    layer.cos_data_param.top[0].name = "label"
+    pq.write_table(pa.table({"label": pa.array([0.5, 1.25, -2.0])}), tmp_path / "rows.parquet")
+    assert next(open_source(layer).batches())["label"].tolist() == [0.5, 1.25, -2.0]
+
+
+def test_shuffling_holds_few_large_rows(tmp_path: Path) -> None:
+    """Rows of a megabyte are mixed by the hundred, not by the thousand; small ones as before."""
+    large = {"image": "type: RAW_IMAGE channels: 3 height: 600 width: 600 transform_param { }"}
+    assert open_source(cos_layer(tmp_path / "rows.parquet", large)).shuffle_window == (128 << 20) // (3 * 600 * 600)
+    assert open_source(cos_layer(tmp_path / "rows.parquet", {"float": TOPS["float"]})).shuffle_window == 4096

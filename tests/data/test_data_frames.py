@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cosdask.data import FrameSource, Source, open_source, write_parquet
 from cosdask.errors import ConfigError, DataError, StorageError
@@ -205,3 +206,25 @@ def test_frames_that_cannot_work(make_layer: Callable[..., Any], tmp_path: Path)
         FrameSource(layer, files=[str(tmp_path / "bad.arrow")]).index()
     with pytest.raises(DataError, match="no rows"):
         list(FrameSource(layer, frame=pd.DataFrame({"label": [], "data": []})).batches())
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, digits: Digits, make_layer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 3: its rows would be missing without a word; globs take folders whole, and no marks."""
+    for day, part in ((1, slice(0, 10)), (2, slice(10, 23))):
+        (tmp_path / "rows" / f"day={day}").mkdir(parents=True)
+        write_parquet(tmp_path / "rows" / f"day={day}" / "part.parquet", digits[0][part], digits[1][part])
+    (tmp_path / "rows" / "_SUCCESS").write_bytes(b"")
+    for place in (tmp_path / "rows", tmp_path / "rows" / "*", tmp_path / "rows" / "day=*"):
+        assert labels_of(open_source(make_layer("parquet", place, 23, more=SIZES))) == digits[1].tolist()
+    listing = LocalFileSystem.ls
+
+    def ls(self: Any, path: str, **keywords: Any) -> Any:
+        if str(path).endswith("day=2"):
+            raise PermissionError(13, "Permission denied", path)
+        return listing(self, path, **keywords)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    with pytest.raises(StorageError, match=r"day=2: cannot be listed: .*Permission denied"):
+        _ = open_source(make_layer("parquet", tmp_path / "rows", 23, more=SIZES)).rows

@@ -171,3 +171,16 @@ def test_bad_files_and_rows_are_named(tmp_path: Path, digits: Digits, make_layer
         write(tmp_path / "bad", [*rows[:5], row])
         with pytest.raises(DataError, match=message):
             list(open_source(layer_of(make_layer, tmp_path / "bad", 4)).batches(epochs=1))
+
+
+def test_a_file_that_comes_meanwhile_changes_no_row(
+    tmp_path: Path, digits: Digits, make_layer: Callable[..., Any]
+) -> None:
+    """Invariant 3: blocks count files, so whoever takes them over takes the list of files, too."""
+    rows, folder = raw_rows(digits), tmp_path / "rows"
+    write(folder / "part-1", rows[:10])
+    write(folder / "part-2", rows[10:])
+    spec = open_source(layer_of(make_layer, folder, 23)).spec()
+    write(folder / "part-0", rows[:5])
+    batch = next(Source.from_spec(spec).batches())
+    assert batch["label"].ravel().tolist() == digits[1].tolist()

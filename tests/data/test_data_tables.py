@@ -210,3 +210,57 @@ def test_damaged_files_are_named(form: str, digits: Digits, tmp_path: Path, make
     layer = make_layer("parquet", tmp_path / "rows", 7, more=f'{SIZES} dataframe_format: "{name}"')
     with pytest.raises(CosdaskError, match="part-00001"):
         list(open_source(layer).batches(epochs=1))
+
+
+def test_each_csv_says_for_itself_whether_it_has_a_header(
+    tmp_path: Path, digits: Digits, make_layer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 3: parts that were split from one file have a header in the first only; cells may be long."""
+    monkeypatch.setenv("COSDASK_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "rows").mkdir()
+    table = rows_of(digits)
+    for number, part in enumerate((table.slice(0, 10), table.slice(10))):
+        (tmp_path / "rows" / f"part-{number}.csv").write_text(spark_csv(part, header=number == 0))
+    layer = make_layer("parquet", tmp_path / "rows", 23, more=f'{SIZES} dataframe_format: "csv"')
+    source = open_source(layer)
+    assert source.rows == 23
+    assert next(source.batches())["label"].ravel().tolist() == digits[1].tolist()
+
+    # what is wanted decides what is a header: a count made for other names is not taken
+    renamed = spark_csv(table, header=True).replace("id,label,data", "key,cls,img", 1)
+    (tmp_path / "other.csv").write_text(renamed)
+    plain = make_layer("parquet", tmp_path / "other.csv", 23, more=f'{SIZES} dataframe_format: "csv"')
+    with pytest.raises(DataError, match="no column 'label'"):
+        open_source(plain).spec()
+    select = " ".join(
+        f'dataframe_column_select: "{name}"' for name in ("key AS id", "cls AS label", "unbase64(img) data")
+    )
+    chosen = make_layer("parquet", tmp_path / "other.csv", 23, more=f'{SIZES} dataframe_format: "csv" {select}')
+    assert next(open_source(chosen).batches())["label"].ravel().tolist() == digits[1].tolist()
+
+    (tmp_path / "long.csv").write_text(f"a,1,{base64.b64encode(bytes(1 << 20)).decode()}\n")
+    table_of_long = formats.CsvTable(str(tmp_path / "long.csv"), ["label"])
+    assert table_of_long.schema.names == ["_c0", "_c1", "_c2"] and table_of_long.count().rows == 1
+
+
+def test_json_texts_that_look_like_times_stay_texts(tmp_path: Path, make_layer: Callable[..., Any]) -> None:
+    """Where all ids of a block look like days, Arrow would make times of them."""
+    lines = [{"id": f"2015-06-0{row}", "label": "1", "data": [row], "more": {"at": "2020-01-01"}} for row in (1, 2)]
+    (tmp_path / "rows.json").write_text("\n".join(json.dumps(line) for line in lines))
+    more = 'channels: 1 height: 1 width: 1 dataframe_format: "json"'
+    source = open_source(make_layer("parquet", tmp_path / "rows.json", 2, more=more))
+    assert [name for rows in source.read(0, 2) for name in source.ids(rows)] == ["2015-06-01", "2015-06-02"]
+
+
+def test_casts_to_whole_numbers_cut_as_spark_does(
+    tmp_path: Path, digits: Digits, make_layer: Callable[..., Any]
+) -> None:
+    """DuckDB alone would round: 3.7 is 3, -3.7 is -3, and whole numbers of any size stay exact."""
+    ages = [37.0 - 2 * row for row in range(23)]
+    table = rows_of(digits).append_column("age", pa.array(ages)).append_column("big", pa.array([2**53 + 1] * 23))
+    pq.write_table(table, tmp_path / "rows.parquet")
+    select = 'dataframe_column_select: "cast(age / 10 as int) AS label" dataframe_column_select: "data" '
+    select += 'dataframe_column_select: "cast(cast(big as bigint) as string) AS id"'
+    source = open_source(make_layer("parquet", tmp_path / "rows.parquet", 23, more=f"{SIZES} {select}"))
+    assert next(source.batches())["label"].ravel().tolist() == [float(int(age / 10)) for age in ages]
+    assert source.ids(next(source.read(0, 1))) == [str(2**53 + 1)]
