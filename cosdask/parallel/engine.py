@@ -57,6 +57,9 @@ class LoneEngine(Engine):
         """Whether the end was asked for."""
         return self.stopped is not None
 
+    def meet(self) -> None:
+        """Nobody to wait for."""
+
 
 class GroupEngine(Engine):
     """An :class:`~cosdask.solver.Engine` over all devices of all processes of the group.
@@ -200,6 +203,10 @@ class GroupEngine(Engine):
             return False
         self.stopped = Stop.of_mean(float(np.asarray(self._stops.popleft())))
         return self.stopped is not None
+
+    def meet(self) -> None:
+        """Wait until every rank has come here: leaving the group lets others wait for a short while only."""
+        self._sum(self._split([np.zeros(1, np.float32)] * len(self.settings.ranks))).block_until_ready()
 
     # -- testing and snapshots ---------------------------------------------------------------------------------------
 

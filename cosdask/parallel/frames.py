@@ -13,6 +13,7 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distributed import Client, Future, futures_of
@@ -219,10 +220,10 @@ class StagedFrame:
         """
         for _ in range(_ROUNDS):
             there = workers_of(self.client)
-            lost = next((member for member in members if member.address not in there), None)
+            lost = next((member for member in members if not member.is_among(there)), None)
             if lost is not None:
                 raise GroupError(f"worker {lost.worker} at {lost.host} is gone.", died=True, host=lost.host)
-            self._copies = [copy for copy in self._copies if copy.address in there]
+            self._copies = [copy for copy in self._copies if _is_there(copy, there)]
             wanted = [
                 (member.address, piece)
                 for member, own in zip(members, ranges, strict=True)
@@ -312,6 +313,12 @@ def _held_futures(parts: Sequence[Any]) -> list[Future | None]:
             value = graph.get(target)
         found.append(value if isinstance(value, Future) else None)
     return found
+
+
+def _is_there(copy: Copy, workers: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a file's worker lives; one that came after it at its address has another folder."""
+    found = workers.get(copy.address)
+    return found is not None and Path(copy.file.path).is_relative_to(found["local_directory"])
 
 
 def _joined(ranges: Sequence[Range]) -> list[Range]:

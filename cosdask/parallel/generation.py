@@ -157,14 +157,14 @@ class Generation:
     def _check_workers(self) -> None:
         there = workers_of(self.client)
         for rank, member in enumerate(self.members):
-            if member.address not in there and not self._futures[rank].done():
+            if not member.is_among(there) and not self._futures[rank].done():
                 raise GroupError(
                     f"rank {rank}: worker {member.worker} at {member.host} is gone.",
                     died=True,
                     rank=rank,
                     host=member.host,
                 )
-            if member.address in there:
+            if member.is_among(there):
                 self._check_heartbeat(member, rank, float(there[member.address]["last_seen"]))
 
     def _check_heartbeat(self, member: Member, rank: int, beat: float) -> None:
@@ -256,7 +256,9 @@ class Generation:
 
         A rank whose task its worker has not begun hears nothing: without asking again it would never know.
         """
-        left = {rank for rank, future in enumerate(self._futures) if rank in ranks and not future.done()}
+        # where the connection was lost for a while, Dask's client has given its futures up, and the ranks live on
+        ended = {rank for rank, future in enumerate(self._futures) if future.status in ("finished", "error")}
+        left = set(ranks) - ended
         answers = self._everywhere(function, left)
         return {rank for rank in left if answers.get(self.members[rank].address) is not True}
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,16 +39,30 @@ _unanswered: weakref.WeakSet[Client] = weakref.WeakSet()
 
 @dataclass(frozen=True)
 class Member:
-    """A worker and what it brings."""
+    """A worker and what it brings.
+
+    Attributes:
+        address: of the Dask worker.
+        worker: its name.
+        host: the address at which its rank is met.
+        threads: of its rank.
+        folder: its local folder, which tells it from one that came after it at the same address.
+    """
 
     address: str
     worker: str
     host: str
     threads: int
+    folder: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For a job."""
-        return {"address": self.address, "worker": self.worker, "host": self.host}
+        return {"address": self.address, "worker": self.worker, "host": self.host, "folder": self.folder}
+
+    def is_among(self, workers: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether it is one of some workers, given as :func:`workers_of` gives them."""
+        found = workers.get(self.address)
+        return found is not None and self.folder in ("", found.get("local_directory"))
 
 
 def connected(client: Client) -> bool:
@@ -155,7 +169,8 @@ def on_interface(client: Client, members: list[Member], interface: str) -> list[
 
 
 def _member(address: str, record: dict[str, Any]) -> Member:
-    return Member(address, str(record["name"]), str(record["host"]), int(record["nthreads"]))
+    folder = str(record.get("local_directory", ""))
+    return Member(address, str(record["name"]), str(record["host"]), int(record["nthreads"]), folder)
 
 
 def _by_name(member: Member) -> tuple[int, int, str, str]:
@@ -174,7 +189,7 @@ def ask_workers(client: Client, addresses: list[str], function: Callable[..., An
                 client._run, function, *arguments, workers=addresses, on_error="return", callback_timeout=ANSWER
             )
         )
-    except TimeoutError:
+    except (TimeoutError, OSError):
         return {}
 
 

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from contextlib import closing
@@ -26,6 +25,8 @@ from cosdask.parallel.job import Job
 from cosdask.parallel.post import Post
 from cosdask.parallel.unhurried import unhurried
 
+#: characters of an error that come to the driver
+_MOST_TEXT = 8000
 #: seconds without a sign of the driver after which ranks snapshot and end
 CLIENT_GONE = 30.0
 #: seconds a rank has to end by itself before it is killed
@@ -195,7 +196,7 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
     job = Job.from_json(job_text)
     worker = get_worker()
     member = job.members[rank]
-    if worker.address != member["address"]:
+    if worker.address != member["address"] or member["folder"] not in ("", worker.local_directory):
         raise GroupError(
             f"rank {rank} was sent to the worker at {member['address']}, which is gone; it came to {worker.address}.",
             rank=rank,
@@ -218,18 +219,17 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
         keep_spare = bool(error.where.get("died") or error.where.get("lost_peer"))
         raise
     finally:
-        if not keep_spare:
-            _spares.end()
-        _live = None
-        _claim.release()
+        try:
+            if not keep_spare:
+                _spares.end()
+        finally:
+            _live = None
+            _claim.release()
 
 
 def _begin(job: Job, rank: int, folder: str) -> LiveRank:
     """A rank's process, with its job: the spare where there is one."""
-    found = _spares.take(job.threads[rank])
-    if found is None:
-        log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed by run_rank
-        found = spares.start(job.threads[rank], log), log
+    found = _spares.take(job.threads[rank]) or spares.start_logged(job.threads[rank], folder)
     return LiveRank(job, rank, *found)
 
 
@@ -262,6 +262,8 @@ def _follow(live: LiveRank, worker: Any) -> dict[str, Any]:
     try:
         assert live.process.stdout is not None
         for line in live.process.stdout:
+            if not line.endswith("\n"):
+                break  # it was killed while it wrote; what ended it says more than half a line
             message = json.loads(line)
             live.note(message.get("steps", live.steps))
             stepping = stepping or (live.sign if live.steps > 0 else 0.0)
@@ -314,12 +316,13 @@ def _failure(live: LiveRank, last: dict[str, Any], code: int) -> CosdaskError:
     where = {"rank": live.rank, "host": live.job.members[live.rank]["host"]}
     if last.get("kind") == "error":
         kind = getattr(errors, last["error"], None)
-        text = f"{_who(live)}: {last['message']}"
+        text = _shortened(f"{_who(live)}: {last['message']}")
         if isinstance(kind, type) and issubclass(kind, CosdaskError):
             return kind(text, **{**last.get("where", {}), **where})
         if _is_lost_peer(last["message"]):
             return GroupError(f"{_who(live)} lost a peer: {last['message'].splitlines()[0]}", lost_peer=True, **where)
-        return RankError(f"{_who(live)}: {last['error']}: {last['message']}\n{last.get('traceback', '')}", **where)
+        text = f"{_who(live)}: {last['error']}: {last['message']}\n{last.get('traceback', '')}"
+        return RankError(_shortened(text), **where)
     cause = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     if live.unwanted and code == -signal.SIGKILL:
         return GroupError(f"{_who(live)} was ended because another was lost.", lost_peer=True, died=True, **where)
@@ -329,6 +332,17 @@ def _failure(live: LiveRank, last: dict[str, Any], code: int) -> CosdaskError:
     if live.verdict:
         return GroupError(f"{_who(live)} {live.verdict}, after {live.steps} step(s).", died=True, **where)
     return GroupError(f"{_who(live)} {cause}. Its last output:\n{live.log_tail() or '(none)'}", died=True, **where)
+
+
+def _shortened(text: str) -> str:
+    """Head and tail of a long text: Dask sends errors of more than 10,000 characters as a plain Exception.
+
+    Example:
+        >>> _shortened("short"), len(_shortened("long" * 5000))
+        ('short', 8021)
+    """
+    half = _MOST_TEXT // 2
+    return text if len(text) <= _MOST_TEXT else f"{text[:half]}\n[... shortened ...]\n{text[-half:]}"
 
 
 def _is_lost_peer(message: str) -> bool:

@@ -162,7 +162,9 @@ def _train(job: Job, rank: int, outlet: Outlet, signs: Signs, starting: dict[str
     signs.of(trainer)
     _listen(trainer)
     result = trainer.run()
-    trainer.engine.close()
+    # rank 0 may still be writing the model
+    trainer.engine.meet()
+    trainer.close()
     if job.world > 1:
         compat.leave_group()
     result["devices"] = [str(device) for device in jax.local_devices()]

@@ -68,21 +68,28 @@ class Recovery:
 
     def _groups(self) -> None:
         fruitless, best = 0, -1
+        loss: CosdaskError | None = None
         for generation in itertools.count():
-            job = replace(self.job, generation=generation)
+            before, loss = loss, None
             try:
-                job = self.ready(job, self.members)
+                if before is not None:
+                    self._regroup(generation, before)
+                before = None
+                job = self.ready(replace(self.job, generation=generation), self.members)
                 results = self._generation(job).run()
                 told = [result for result in results if result["status"] == "preempted"]
                 if not told:
                     return
-                loss: CosdaskError = _preempted(told)
+                loss = _preempted(told)
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(self.run.where_it_stopped()) from error
             except CosdaskError as error:
                 if not error.where.get("died") and not error.where.get("may_pass"):
                     raise
                 loss = error
+            if before is not None:
+                # more was lost while the next group came together
+                self.run.tell(Warned(message=f"before a new group was there: {before.message}"))
             reached = self.run.record.reached()
             fruitless = fruitless + 1 if reached <= best else 0
             best = max(best, reached)
@@ -90,7 +97,6 @@ class Recovery:
                 raise loss
             if loss.where.get("may_pass"):
                 time.sleep(PAUSE * (fruitless + 1))
-            self._regroup(generation, loss)
 
     def _generation(self, job: Job) -> Generation:
         return Generation(self.client, job, self.members, self.config.worker_silence, self.run.wants_to_finish)
@@ -112,7 +118,7 @@ class Recovery:
         if snapshot is not None:
             job = replace(job, snapshot=snapshot["state"], weights="")
         iteration = snapshot["iteration"] if snapshot else 0
-        self.run.tell(Restarted(generation=generation + 1, reason=loss.message, iteration=iteration))
+        self.run.tell(Restarted(generation=generation, reason=loss.message, iteration=iteration))
         self._tell_of_size(len(self.members))
         self.job = replace(
             job,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from collections import deque
@@ -52,10 +53,19 @@ class Run:
         self._client.subscribe_topic(self._topic, self._handle)
 
     def __exit__(self, *_: object) -> None:
-        self._client.unsubscribe_topic(self._topic)
-        self.folder.close()
-        for consumer in self._consumers:
-            consumer.close()
+        # each by itself, and none in place of what ended the run
+        with contextlib.ExitStack() as endings:
+            for consumer in self._consumers:
+                endings.callback(consumer.close)
+            if str(self._client.status) == "running":
+                endings.callback(self._client.unsubscribe_topic, self._topic)
+            endings.callback(self._close_folder)
+
+    def _close_folder(self) -> None:
+        try:
+            self.folder.close()
+        except StorageError as problem:
+            self._spread(Warned(message=f"the run's last events are not in its folder: {problem.message}"))
 
     def _handle(self, message: Any) -> None:
         _, events = message

@@ -7,6 +7,7 @@ are looked at; for the next one, after a death, beside the rank that lives. Ther
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from cosdask.parallel.gpu_memory import without_own
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 #: seconds that a process has to be gone after it was killed
 GRACE = 30.0
+#: what keeps a spare from starting, or from ending
+_NO_SPARE = (OSError, subprocess.SubprocessError)
 Environment = dict[str, str]
 Process = subprocess.Popen[str]
 
@@ -61,7 +64,7 @@ class Spares:
     def prepare(self, threads: int, folder: str) -> None:
         """Start a spare for a rank of so many threads, where there is none."""
         if self._spare is None:
-            self._spare = threads, self._starter.submit(_open, threads, folder)
+            self._spare = threads, self._starter.submit(start_logged, threads, folder)
 
     def take(self, threads: int) -> tuple[Process, IO[bytes]] | None:
         """The spare, where it has so many threads and lives; the caller ends it and closes its log."""
@@ -72,10 +75,13 @@ class Spares:
             self.end()
             return None
         self._spare = None
-        process, log = future.result()
-        if process.poll() is None:
-            return process, log
-        _close(process, log)
+        try:
+            process, log = future.result()
+            if process.poll() is None:
+                return process, log
+            _close(process, log)
+        except _NO_SPARE:
+            pass  # there was no room for one then; there may be now, for the rank itself
         return None
 
     def end(self) -> None:
@@ -83,12 +89,18 @@ class Spares:
         if self._spare is not None:
             _, future = self._spare
             self._spare = None
-            _close(*future.result())
+            with contextlib.suppress(*_NO_SPARE):
+                _close(*future.result())
 
 
-def _open(threads: int, folder: str) -> tuple[Process, IO[bytes]]:
+def start_logged(threads: int, folder: str) -> tuple[Process, IO[bytes]]:
+    """A rank's process, and the file in a folder that it prints to; the caller ends the one and closes the other."""
     log: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed with the process
-    return start(threads, log), log
+    try:
+        return start(threads, log), log
+    except BaseException:
+        log.close()
+        raise
 
 
 def end(process: Process) -> None:

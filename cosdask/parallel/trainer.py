@@ -57,7 +57,7 @@ class Trainer:
     ) -> None:
         load_plugins(job.plugins)
         self.job, self.rank, self._send = job, rank, send
-        self._began, self._starting = time.time(), dict(starting or {})
+        self._began, self._starting, self._done = time.time(), dict(starting or {}), False
         param = parse_solver(job.solver)
         devices = devices_by_rank(jax.devices(), job.world, job.devices)
         per_process = job.devices
@@ -114,9 +114,14 @@ class Trainer:
         status = "done" if done else "stopped"
         if self.rank == 0:
             self.emit(RunEnded(iteration=engine.iteration, status=status, seconds=time.time() - self._began))
-        if done and self._checkpoints:
-            self._checkpoints.clear()
+        self._done = done
         return self._result(status)
+
+    def close(self) -> None:
+        """All ranks have come to the end: what only a new group would need goes, and the reading ends."""
+        if self._done and self._checkpoints:
+            self._checkpoints.clear()
+        self.engine.close()
 
     def _preempted(self) -> dict[str, Any]:
         """A rank's place is needed (SIGTERM): the group writes a checkpoint and ends, to form again elsewhere."""

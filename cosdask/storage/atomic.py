@@ -105,9 +105,10 @@ def remove_parts(folder: PathLike, names: str) -> None:
         folder: local path or URL; one that is not there holds nothing.
         names: regular expression for the names of the files that were to be written.
     """
+    fs, path = filesystem(folder)
+    fs.invalidate_cache(path)
     if not exists(folder):
         return
-    fs, path = filesystem(folder)
     pattern = re.compile(rf"\.({names})\.[0-9a-f]{{8}}{re.escape(_SUFFIX)}")
     for entry in fs.ls(path, detail=False):
         if pattern.fullmatch(os.path.basename(entry.rstrip("/"))):

@@ -250,6 +250,9 @@ class RunFolder:
         Raises:
             StorageError: a damaged list.
         """
+        # another host writes the list: what this one remembers of the folder may be old
+        fs, path = filesystem(self.url)
+        fs.invalidate_cache(path)
         if not exists(join(self.url, "snapshots.json")):
             return []
         found: list[Snapshot] = self._read_json("snapshots.json", list)

@@ -90,12 +90,16 @@ class EarlyStop:
         self.mode = mode or ("min" if "loss" in output.lower() else "max")
         if self.mode not in ("min", "max"):
             raise ConfigError(f'EarlyStop: mode "{mode}" is neither "min" nor "max".', mode=mode)
-        self._best, self._best_at, self._since = math.inf, 0, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._best, self._best_at, self._since, self._seen = math.inf, 0, 0, -1
 
     def handle(self, event: Event) -> None:
-        """Look at a validation of the first test net."""
-        if not isinstance(event, Validation) or event.net:
+        """Look at a validation of the first test net; one that a new group makes again counts once."""
+        if not isinstance(event, Validation) or event.net or event.iteration <= self._seen:
             return
+        self._seen = event.iteration
         if self.output not in event.outputs:
             hint = did_you_mean(self.output, event.outputs) or f" It has {', '.join(event.outputs)}."
             raise ConfigError(f'EarlyStop: the TEST net has no output "{self.output}".{hint}', output=self.output)
@@ -114,4 +118,5 @@ class EarlyStop:
             )
 
     def close(self) -> None:
-        """Nothing to end."""
+        """The run has ended; the next one is judged by itself."""
+        self._begin()

@@ -6,7 +6,11 @@ from typing import Any
 
 from cosdask.errors import ConfigError
 from cosdask.events import Event, Output, Progress, Restarted, RunStarted, Validation, Warned
+from cosdask.storage import local_path
 from cosdask.view.caffe_lines import describe_run
+
+#: URLs that tensorboardX writes to; of others it would make local folders
+_WRITTEN = ("s3://", "gs://")
 
 
 class TensorBoard:
@@ -16,7 +20,7 @@ class TensorBoard:
         folder: local folder, or a URL that tensorboardX writes to.
 
     Raises:
-        ConfigError: where the package tensorboardX is not installed.
+        ConfigError: where the package tensorboardX is not installed, or cannot write to the folder.
     """
 
     def __init__(self, folder: str) -> None:
@@ -25,7 +29,14 @@ class TensorBoard:
         except ModuleNotFoundError as error:
             message = "TensorBoard's files need the package tensorboardX: pip install 'cosdask[tensorboard]'"
             raise ConfigError(message, option="tensorboard") from error
-        self._writer: Any = SummaryWriter(folder)
+        here = local_path(folder)
+        if here is None and not folder.startswith(_WRITTEN):
+            raise ConfigError(
+                f"{folder}: TensorBoard's files can be written to local folders, s3:// and gs:// only; leave out "
+                "--tensorboard, or give a -model that lies there",
+                option="tensorboard",
+            )
+        self._writer: Any = SummaryWriter(folder if here is None else str(here))
 
     def handle(self, event: Event) -> None:
         """Write the event's numbers, at its iteration and time."""

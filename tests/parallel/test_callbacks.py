@@ -13,6 +13,7 @@ from problems import Problem
 import cosdask
 from cosdask.events import Event, Progress, Snapshot, Validation
 from cosdask.storage import RunFolder
+from cosdask.view import TensorBoard
 
 
 def test_callbacks_hear_of_everything_and_their_errors_reach_the_user(
@@ -53,3 +54,27 @@ def test_early_stop_names_the_outputs_there_are() -> None:
     """A misspelled output is an error, not a run that never stops."""
     with pytest.raises(cosdask.errors.ConfigError, match='Did you mean "accuracy"'):
         cosdask.EarlyStop("acuracy").handle(Validation(iteration=1, outputs={"accuracy": 0.5}))
+
+
+def test_early_stop_counts_a_validation_once_and_each_run_by_itself() -> None:
+    """Invariant 5: a group that begins again makes validations again; they are no news."""
+    stop = cosdask.EarlyStop("loss", patience=2)
+
+    def see(iteration: int, loss: float) -> None:
+        stop.handle(Validation(iteration=iteration, outputs={"loss": loss}))
+
+    for iteration, loss in ((1000, 0.5), (1500, 0.6), (1000, 0.5), (1500, 0.6)):
+        see(iteration, loss)
+    with pytest.raises(cosdask.StopTraining):
+        see(2000, 0.7)
+    stop.close()
+    see(500, 0.9)
+    see(1000, 0.95)
+
+
+def test_tensorboard_writes_where_it_can(tmp_path: Path) -> None:
+    """Its package would make a local folder of a URL that it does not know."""
+    with pytest.raises(cosdask.errors.ConfigError, match=r"hdfs://host/m\.run.*local folders, s3:// and gs:// only"):
+        TensorBoard("hdfs://host/m.run/tensorboard")
+    TensorBoard(f"file://{tmp_path}/curves").close()
+    assert list((tmp_path / "curves").iterdir())

@@ -8,20 +8,27 @@ from __future__ import annotations
 import io
 import subprocess
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+import cosdask
 from cosdask.errors import CosdaskError, GroupError, RankError
-from cosdask.parallel import generation, link
+from cosdask.events import Event
+from cosdask.parallel import generation, link, recovery, spares
 from cosdask.parallel.group import Member
 from cosdask.parallel.job import Job
 
-MEMBERS = [Member(f"tcp://10.0.0.{i}:1", str(i), f"10.0.0.{i}", 1) for i in range(2)]
+MEMBERS = [Member(f"tcp://10.0.0.{i}:1", str(i), f"10.0.0.{i}", 1, f"/tmp/worker-{i}") for i in range(2)]
 JOB = Job(
     run_id="r", solver="", source={}, test_sources=[], model="m", seed=1, world=2,
     members=[member.as_dict() for member in MEMBERS], threads=[1, 1],
 )  # fmt: skip
+
+
+CANCELLED = object()
 
 
 class Task:
@@ -34,12 +41,16 @@ class Task:
     def status(self) -> str:
         if not self._ended():
             return "pending"
+        if self._outcome is CANCELLED:
+            return "cancelled"
         return "error" if isinstance(self._outcome, BaseException) else "finished"
 
     def done(self) -> bool:
         return self.status != "pending"
 
     def exception(self) -> Any:
+        if self._outcome is CANCELLED:
+            raise CancelledError
         return self._outcome
 
     def result(self) -> Any:
@@ -62,7 +73,8 @@ class Cluster:
         self._late, self._looks = late, 0
         monkeypatch.setattr(generation, "connected", self._connected)
         monkeypatch.setattr(generation, "meeting_point", lambda client, members: "10.0.0.0:1")
-        there = {member.address: {"last_seen": 0.0} for member in MEMBERS}
+        there = {member.address: {"last_seen": 0.0, "local_directory": member.folder} for member in MEMBERS}
+        self.there = there
         monkeypatch.setattr(generation, "workers_of", lambda client: there)
         monkeypatch.setattr(generation, "ask_workers", self._ask)
         monkeypatch.setattr(generation, "STOPPING", 5.0)
@@ -151,3 +163,97 @@ def test_a_command_that_comes_before_the_job_follows_it(monkeypatch: pytest.Monk
     number, _, text = job.split(" ", 2)
     assert number == "0" and Job.from_json(text) == JOB
     assert commands == ["stop", "finish"]
+
+
+def test_ranks_whose_futures_the_client_gave_up_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the connection was lost for a while, the old ranks must not live on beside the next group."""
+    cluster = Cluster(monkeypatch)
+    cluster.tasks = [Task(CANCELLED, lambda: True) for _ in MEMBERS]
+    with pytest.raises(GroupError) as caught:
+        cluster.run()
+    assert caught.value.where["died"]
+    assert cluster.asked[0] == ("kill_rank", [member.address for member in MEMBERS])
+
+
+def test_a_worker_that_came_after_another_at_its_address_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fixed ports a nanny's next worker has the address of the dead one, but a folder of its own."""
+    monkeypatch.setattr(generation, "LOOK", 0.0)
+    cluster = Cluster(monkeypatch)
+    cluster.tasks = [Task(None, lambda: False) for _ in MEMBERS]
+    cluster.there[MEMBERS[1].address]["local_directory"] = "/tmp/worker-2"
+    monkeypatch.setattr(generation, "ENDING", 0.0)
+    with pytest.raises(GroupError, match=r"rank 1: worker 1 at 10\.0\.0\.1 is gone") as caught:
+        cluster.run()
+    assert caught.value.where["died"]
+
+
+def test_a_rank_that_was_killed_within_a_line_is_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a message is not read: the signal that ended the rank is the reason."""
+    command = ["sh", "-c", 'read job; printf \'{"kind": "event", "eve\'; kill -9 $$']
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        live = link.LiveRank(JOB, 0, process, io.BytesIO())
+        with pytest.raises(GroupError, match="was ended by signal SIGKILL") as caught:
+            link._follow(live, worker=None)
+    assert caught.value.where["died"]
+
+
+def test_a_spare_that_could_not_start_is_no_spare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the next rank nor the end of a run fails for it."""
+
+    def refuse(*_: Any) -> Any:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(spares, "start", refuse)
+    kept = spares.Spares()
+    kept.prepare(1, str(tmp_path))
+    assert kept.take(1) is None
+    kept.prepare(1, str(tmp_path))
+    kept.end()
+    assert kept.take(1) is None
+
+
+class Told:
+    """The run as a recovery sees it: it keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.record, self.folder = self, None
+
+    def tell(self, event: Event) -> None:
+        self.events.append(event)
+
+    def wants_to_finish(self) -> bool:
+        return False
+
+    def reached(self) -> int:
+        return len(self.events)
+
+
+def test_what_is_lost_while_the_next_group_comes_together_is_made_up_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies while it is asked for its address is one more death, not the end of the run."""
+    told, runs = Told(), iter([GroupError("rank 0 died", died=True), [{"status": "done"}]])
+    asked = iter([GroupError("worker 1 did not say its address", died=True), MEMBERS])
+
+    def next_of(outcomes: Any) -> Any:
+        found = next(outcomes)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    class Group:
+        def __init__(self, *_: Any) -> None: ...
+
+        def run(self) -> Any:
+            return next_of(runs)
+
+    monkeypatch.setattr(recovery, "Generation", Group)
+    monkeypatch.setattr(recovery, "newest_whole", lambda folder: (None, []))
+    monkeypatch.setattr(recovery, "wait_for_members", lambda *_: MEMBERS)
+    monkeypatch.setattr(recovery, "on_interface", lambda *_: next_of(asked))
+    for name in ("sweep", "end_spares", "connected"):
+        monkeypatch.setattr(recovery, name, lambda *_: True)
+    settings, run, client = cosdask.Config(interface="ib0"), cast(Any, told), cast(Any, None)
+    recovery.Recovery(client, settings, JOB, MEMBERS, run).to_the_end()
+    assert [type(event).__name__ for event in told.events] == ["Warned", "Restarted"]
+    assert "rank 0 died" in told.events[0].message  # type: ignore[attr-defined]
+    assert "did not say its address" in told.events[1].reason  # type: ignore[attr-defined]
