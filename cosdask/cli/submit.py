@@ -73,7 +73,10 @@ def _submit(given: dict[str, Any], command: list[str]) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"it runs on. cosdask watch {application}, or cosdask kill {application}") from None
         except BaseException:
-            submission.kill(client, application)
+            if submission.runs(client, application):
+                note(f"{application} runs on; to follow it: cosdask watch {application}; to end it: cosdask kill")
+            else:
+                submission.kill(client, application)
             raise
 
 
@@ -107,6 +110,12 @@ def read_command(command: Sequence[str]) -> Config:
                 f"-{name} {value} lies on this machine, which the application cannot see; name it by URL (hdfs://...)",
                 option=name,
             )
+    if command[0] == "run" and not config.output and (config.test or config.features):
+        raise ConfigError(
+            "results would lie in the driver's container, which goes with the application; name a place for them: "
+            "-output hdfs://...",
+            option="output",
+        )
     config.check()
     return config
 

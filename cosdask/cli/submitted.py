@@ -28,8 +28,8 @@ _READ = 5.0
 def main() -> int:
     """Runs the command, tells its exit code, and ends the application."""
     words = list(sys.argv[1:])
-    if "--clusterSize" not in words and "--cluster-size" not in words and "-clusterSize" not in words:
-        words += ["--cluster-size", os.environ["COSDASK_WORKERS"]]
+    # in front of the user's own flags, of which the last counts
+    words[1:1] = ["--cluster-size", os.environ["COSDASK_WORKERS"]]
     try:
         with started(words) as process:
             application = skein().ApplicationClient.from_current()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -101,10 +102,31 @@ def _opens(device: Path) -> bool:
     return True
 
 
+def _opened(path: Path) -> int:
+    """A lock file, made where it is not there.
+
+    One that is there is opened as it is: in folders for temporary files systems refuse O_CREAT for others' files.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                handle = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+                os.fchmod(handle, 0o644)  # whatever this user's mask says
+                return handle
+
+
 def _locked(path: Path) -> IO[str] | None:
-    """The lock file, held; None where another process holds it. Never follows a link that someone put there."""
-    handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    file = os.fdopen(handle, "r")
+    """The lock file, held; None where another process holds it, or it cannot be opened.
+
+    It stays for all users who come after. Never follows a link that someone put there.
+    """
+    try:
+        file = os.fdopen(_opened(path), "r")
+    except PermissionError:
+        return None  # made by another user, with rights of his own: the next GPU's may be open to all
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -16,7 +16,7 @@ from cosdask.cluster.names import DRIVER, EXIT, OUTPUT, SCHEDULER, SEEN, output_
 from cosdask.cluster.yarn_compat import skein
 from cosdask.cluster.yarn_logs import application_logs
 from cosdask.cluster.yarn_spec import YarnOptions, mebibytes, python_of, specification
-from cosdask.errors import ConfigError, StorageError
+from cosdask.errors import ClusterError, ConfigError, CosdaskError, DeadlineError, StorageError
 from cosdask.parallel.contained import self_contained
 from cosdask.proto import read_solver, to_text
 from cosdask.storage import atomic_write, exists, filesystem, join, local_path, missing, read_bytes
@@ -188,7 +188,20 @@ def follow(
         if code is not None:
             yarn_client.wait_until_ended(client, application)
             return code
-    return exit_code(client, application)
+    try:
+        return exit_code(client, application)
+    except DeadlineError as error:
+        raise ClusterError(
+            f"the connection to {application} was lost. It may run on: cosdask watch {application}"
+        ) from error
+
+
+def runs(client: Any, application: str) -> bool:
+    """Whether an application runs, as far as can be known: one that cannot be asked for may do so."""
+    try:
+        return str(yarn_client.report_of(client, application).state) == "RUNNING"
+    except CosdaskError:
+        return True
 
 
 def _kept_output(application: str) -> str:

@@ -64,6 +64,16 @@ def _dashboard(scheduler: Any, host: str) -> str:
     return f"http://{host}:{scheduler.http_server.port}"
 
 
+def _is_users(client: str) -> bool:
+    """Whether a client of the scheduler is somebody outside: tasks that ask for a client leave their worker's behind.
+
+    Example:
+        >>> [_is_users(name) for name in ("Client-7f2e", "Client-worker-7f2e", "fire-and-forget")]
+        [True, False, False]
+    """
+    return client != "fire-and-forget" and not client.startswith("Client-worker-")
+
+
 class Watch:
     """Ends the application once nobody has been there for too long: a dead client leaves nothing running.
 
@@ -82,7 +92,7 @@ class Watch:
         """Looks every second, until it has ended the application."""
         while self._seconds is not None:
             await asyncio.sleep(_LOOK)
-            if set(self._scheduler.clients) - {"fire-and-forget"}:
+            if any(_is_users(client) for client in self._scheduler.clients):
                 self._heard()
             elif time.monotonic() - self._seen > self._seconds:
                 said = f"nobody was connected for {self._seconds:g} s (idle_timeout)"

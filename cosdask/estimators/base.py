@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import tempfile
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from distributed import Client, get_client
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils import check_random_state
+from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.validation import validate_data
 
 from cosdask.config import Config
@@ -32,6 +33,8 @@ from cosdask.solver.health import LossWatch
 
 #: Iterations between two looks at the loss: each look waits for the step.
 _LOOK = 20
+#: what scikit-learn's own clones keep besides the parameters: ``set_output`` and ``set_*_request``
+_KEPT_BY_CLONES = {"_sklearn_output_config", "_metadata_request", "_skl_callbacks"}
 _MOMENTUM_RULES = ("SGD", "Nesterov", "AdaDelta", "Adam")
 
 
@@ -77,7 +80,15 @@ class NetEstimator(BaseEstimator):
         for name in self.get_params(deep=False):
             value = getattr(self, name)
             given[name] = value if isinstance(value, Client) else clone(value, safe=False)
-        return type(self)(**given)
+        made = type(self)(**given)
+        for name in _KEPT_BY_CLONES & vars(self).keys():
+            setattr(made, name, copy.deepcopy(getattr(self, name)))
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As it is stored: without a Dask client, which belongs to this process."""
+        state = dict(super().__getstate__())
+        return {**state, "client": None} if isinstance(state.get("client"), Client) else state
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
@@ -88,7 +99,10 @@ class NetEstimator(BaseEstimator):
                 self.n_features_in_ = 1
             return X
         if is_dask(X):
-            if reset:
+            if hasattr(X, "columns"):
+                # names and their order; the values are looked at where they are
+                validate_data(self, X._meta, reset=reset, skip_check_array=True)
+            elif reset:
                 self.n_features_in_ = int(np.prod(X.shape[1:]))
             return X
         return validate_data(self, X, reset=reset, dtype=np.float32, allow_nd=True, accept_sparse=False)
@@ -291,7 +305,7 @@ class _Answer:
             return np.zeros((0, self.width), np.float32)
         if has_column(X, self.column):
             return self._of_frame(X, self.column)
-        rows = shaped(np.asarray(X, np.float32), self.row)
+        rows = shaped(_finite(X), self.row)
         if self.images:
             return self._of_frame(pd.DataFrame({"data": pd.Series(list(rows), dtype=object)}), "data")
         parts = []
@@ -305,6 +319,13 @@ class _Answer:
         found = map_partition(self.net, frame, self.blobs, column, True)
         columns = [np.stack([np.asarray(cell, np.float32) for cell in found[blob]]) for blob in self.blobs]
         return np.concatenate(columns, axis=1)
+
+
+def _finite(X: Any) -> np.ndarray:
+    """Rows as float32, checked where they are: those of dask collections were not looked at before."""
+    rows = np.asarray(X, np.float32)
+    assert_all_finite(rows, input_name="X")
+    return rows
 
 
 def _computed(X: Any) -> Any:
@@ -323,7 +344,7 @@ def _labelled(part: Any, labels: np.ndarray, row: Shape, images: bool, column: s
     if column is not None:
         table = column_table(part, column, labels, row, images)
     else:
-        table = row_table(shaped(np.asarray(part, np.float32), row), labels, images)
+        table = row_table(shaped(_finite(part), row), labels, images)
     frame: pd.DataFrame = table.to_pandas(types_mapper=pd.ArrowDtype)
     return frame
 

@@ -31,10 +31,15 @@ def shaped(rows: np.ndarray, row: Shape) -> np.ndarray:
     """Rows as the net takes them.
 
     Raises:
-        DataError: where a row has another number of values.
+        DataError: where a row has another number of values, or the same in another order of its axes.
     """
-    if count(rows.shape[1:]) != count(row):
-        raise DataError(f"a row of shape {rows.shape[1:]} cannot fill the net's input of shape {row}.")
+    found, wanted = ([size for size in shape if size != 1] for shape in (rows.shape[1:], row))
+    flat = len(found) < 2 or len(wanted) < 2
+    if count(rows.shape[1:]) != count(row) or not (flat or found == wanted):
+        hint = (
+            " Caffe's images are (channels, height, width): transpose them." if sorted(found) == sorted(wanted) else ""
+        )
+        raise DataError(f"a row of shape {rows.shape[1:]} cannot fill the net's input of shape {row}.{hint}")
     return np.ascontiguousarray(rows, np.float32).reshape(len(rows), *row)
 
 

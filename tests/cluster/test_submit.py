@@ -34,6 +34,10 @@ USER_FOLDER = "hdfs:///user/{user}/.cosdask"
         (["--workers", "2", "run"], "what comes after -- is the command"),
         (["--workers", "2", "--", "predict"], "after -- comes one of run, train, test, features"),
         (["--workers", "2", "--", "run", "-conf", "s", "-train", "-model", "m"], "-model m lies on this machine"),
+        (
+            ["--workers", "2", "--", "run", "-conf", "s", "-test", "-model", "hdfs:///m"],
+            "results would lie in the driver's container",
+        ),
         (["--workers", "2", "--", "run", "--cluster", "local"], "the command gets the application's own workers"),
         (["--workers", "2", "--", "train", "-modle", "hdfs:///m"], 'Did you mean "model"'),
         (["--workers", "2", "--worker-gpus", "one", "--", "run"], "--worker-gpus one is not a number"),

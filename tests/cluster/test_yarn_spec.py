@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import cosdask
+from cosdask.cluster import gpus
 from cosdask.cluster.gpus import claim_gpu
 from cosdask.cluster.yarn_logs import application_logs
 from cosdask.cluster.yarn_spec import YarnOptions, check_hadoop, hadoop_setting, mebibytes
@@ -131,6 +132,30 @@ def test_workers_on_a_node_claim_different_gpus(tmp_path: Path) -> None:
     assert third.number == second.number
     third.release()
     first.release()
+
+
+def test_locks_of_other_users_are_shared_or_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock file is readable for all who come later, whatever its maker's mask; one that is not costs its GPU only."""
+    devices = [tmp_path / f"nvidia{i}" for i in range(2)]
+    for device in devices:
+        device.touch()
+    before = os.umask(0o077)
+    try:
+        claim_gpu(devices, tmp_path).release()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "cosdask-gpu-0.lock").stat().st_mode & 0o777 == 0o644
+    opened = gpus._opened
+
+    def refuse(path: Path) -> int:
+        if path.name == "cosdask-gpu-0.lock":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path)
+
+    monkeypatch.setattr(gpus, "_opened", refuse)
+    claim = claim_gpu(devices, tmp_path)
+    assert claim.number == 1
+    claim.release()
 
 
 def test_a_gpu_that_yarn_keeps_from_a_container_is_passed_over(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import cosdask
 from cosdask import LocalCluster, NetClassifier, NetFeatures
-from cosdask.errors import ConfigError, NetError, SolverError
+from cosdask.errors import ConfigError, DataError, NetError, SolverError
 
 HIDDEN = """
 layer {{ name: "data" type: "Input" top: "data" {shape} }}
@@ -81,6 +81,34 @@ def test_pipelines_searches_and_clones(moons: tuple[np.ndarray, np.ndarray]) -> 
     np.testing.assert_array_equal(again.transform(X), fitted.transform(X))
 
 
+def test_clones_and_copies_keep_what_was_set(moons: tuple[np.ndarray, np.ndarray]) -> None:
+    """As other estimators: ``set_output`` survives a clone; a fitted one can be stored though it has a client."""
+    X, y = moons
+    features = NetFeatures(FREE, blobs=["ip1"], max_iter=2, random_state=1).set_output(transform="pandas")
+    assert list(clone(features).fit(X, y).transform(X).columns) == [f"ip1_{i}" for i in range(4)]
+    fitted = NetClassifier(FREE, max_iter=2, random_state=1).fit(X, y)
+    with LocalCluster(n_workers=1) as cluster, Client(cluster) as client:
+        fitted.client = client
+        again = pickle.loads(pickle.dumps(fitted))
+    assert again.client is None
+    np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+
+
+def test_rows_that_would_be_misread_are_refused(moons: tuple[np.ndarray, np.ndarray]) -> None:
+    """Columns in another order, numbers that are none, images with their channels last: an error, no wrong answer."""
+    X, y = moons
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    made = NetClassifier(FREE, max_iter=2, random_state=3).fit(dd.from_pandas(frame, npartitions=2), y)
+    with pytest.raises(ValueError, match="feature names"):
+        made.predict(dd.from_pandas(frame[["b", "a", "c"]], npartitions=2))
+    bad = da.from_array(np.where(np.arange(3) == 1, np.nan, X), chunks=(20, 3))
+    with pytest.raises(ValueError, match="X contains NaN"):
+        made.predict(bad).compute()
+    wide = HIDDEN.format(shape="input_param { shape { dim: 1 dim: 3 dim: 4 dim: 4 } }")
+    with pytest.raises(DataError, match="transpose them"):
+        NetClassifier(wide, max_iter=1).fit(np.zeros((4, 4, 4, 3), np.float32), [0, 1, 0, 1])
+
+
 def test_pandas_and_dask_give_what_numpy_gives(moons: tuple[np.ndarray, np.ndarray]) -> None:
     """The same rows as a frame, a dask frame and a dask array: the same answers, lazy for dask."""
     X, y = moons
@@ -93,10 +121,10 @@ def test_pandas_and_dask_give_what_numpy_gives(moons: tuple[np.ndarray, np.ndarr
     assert isinstance(lazy, da.Array) and lazy.shape == (64, 2)
     np.testing.assert_allclose(lazy.compute(), proba, atol=1e-6)
     parts = dd.from_pandas(frame, npartitions=3)
-    predicted = made.predict(parts)
+    predicted = of_frame.predict(parts)
     assert isinstance(predicted, da.Array) and (predicted.compute() == labels).all()
     of_dask = NetClassifier(FREE, max_iter=20, random_state=3).fit(parts, dd.from_pandas(pd.Series(y), npartitions=3))
-    np.testing.assert_allclose(of_dask.predict_proba(X), proba, atol=1e-6)
+    np.testing.assert_allclose(of_dask.predict_proba(frame), proba, atol=1e-6)
     assert of_dask.score(parts, y) == made.score(X, y) > 0.9
 
 
