@@ -26,7 +26,7 @@ from cosdask.data.rows import Rows
 from cosdask.data.shuffle import Shuffle
 from cosdask.data.skips import Skips, bad_row
 from cosdask.errors import ConfigError, CosdaskError, DataError
-from cosdask.proto import caffe_pb2
+from cosdask.proto import caffe_pb2, own_phase
 from cosdask.storage import FileStamp, resolve
 
 if TYPE_CHECKING:
@@ -227,6 +227,11 @@ class Source(ABC):
             "CoSData": self.layer.cos_data_param.shuffle,
         }
         return bool(own.get(self.layer.type)) or (self.phase == "TRAIN" and bool(self.options.get("shuffle")))
+
+    @property
+    def transform_phase(self) -> str:
+        """The phase in which rows are cropped: the layer's own where it states one, as in Caffe."""
+        return own_phase(self.layer, self.phase)
 
     @property
     def rand_skip(self) -> int:

@@ -54,7 +54,7 @@ class CosSource(Source):
             raise ConfigError(f"{self.where}: a top is named twice: {', '.join(names)}", layer=self.layer.name)
         resize = bool(self.options.get("resize"))
         return {
-            name: cos_top(block, name, self.phase, self.base_dir, self.where, resize)
+            name: cos_top(block, name, self.transform_phase, self.base_dir, self.where, resize)
             for name, block in zip(names, blocks, strict=True)
         }
 

@@ -73,7 +73,7 @@ class ImageSource(Source):
     @cached_property
     def transform(self) -> Transform:
         """The layer's ``transform_param``."""
-        return Transform(self.layer.transform_param, self.phase, self.base_dir, self.where)
+        return Transform(self.layer.transform_param, self.transform_phase, self.base_dir, self.where)
 
     @cached_property
     def tops(self) -> dict[str, tuple[int, ...]]:

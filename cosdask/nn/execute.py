@@ -7,7 +7,7 @@ a chain of convolution-like layers never transposes (see :mod:`cosdask.nn.layer`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -123,12 +123,24 @@ def run_graph(
         if name in inputs:  # a data layer's other tops need not be given where nothing asks for them
             blobs.put(name, jnp.asarray(inputs[name], jnp.float32))
     outcome = Outcome({}, dict(params), jnp.zeros((), jnp.float32), dict(states or {}))
+    varies = any(getattr(node.layer, "data_dependent_shapes", False) for node in graph.nodes)
     with products(precision):
         for node in graph.nodes:
+            node = _refitted(node, blobs) if varies else node
             with jax.named_scope(node.key):
                 outcome.loss = outcome.loss + _run_node(node, outcome, blobs, rng, precision, taps)
     outcome.blobs = {name: blobs.get(name, "caffe").astype(jnp.float32) for name in wanted}
     return outcome
+
+
+def _refitted(node: Node, blobs: Blobs) -> Node:
+    """A node for as many rows as its bottoms have: behind a layer that decides that, Caffe reshapes the others."""
+    shapes = [tuple(blobs.get(name, "caffe").shape) for name in node.bottoms]
+    if shapes == node.layer.bottom_shapes or any(0 in shape for shape in shapes):
+        return node
+    layer = node.layer.rebuilt(shapes)
+    layer.set_propagation(node.propagates)
+    return replace(node, layer=layer)
 
 
 def _run_node(

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from cosdask.errors import NetError, did_you_mean
-from cosdask.proto import caffe_pb2
+from cosdask.proto import caffe_pb2, own_phase
 
 Shape = tuple[int, ...]
 Array = jax.Array
@@ -183,7 +183,7 @@ def registered_layers() -> dict[str, type[Layer]]:
 
 
 def make_layer(param: caffe_pb2.LayerParameter, bottoms: Sequence[Shape], phase: str) -> Layer:
-    """Build the layer a prototxt message asks for.
+    """Build the layer a prototxt message asks for; where it states a phase of its own, it runs in that, as in Caffe.
 
     Raises:
         NetError: for a type that nobody registered (with the nearest names), or settings that cannot work.
@@ -195,7 +195,7 @@ def make_layer(param: caffe_pb2.LayerParameter, bottoms: Sequence[Shape], phase:
             f"{did_you_mean(param.type, REGISTRY)} Types of your own are added with cosdask.register_layer.",
             layer=param.name,
         )
-    return cls(param, bottoms, phase)
+    return cls(param, bottoms, own_phase(param, phase))
 
 
 def canonical_axis(layer: Layer, axis: int, rank: int, field: str = "axis") -> int:

@@ -174,7 +174,7 @@ class Net:
         return (path, partition.hash_of(path)) if same and exists(path) and stamp(path) == before else None
 
     def init(self, seed: int | None = None) -> Params:
-        """Weights drawn by the fillers; the same for the same seed on every machine."""
+        """Weights drawn by the fillers, or those that the net's layers hold; the same for the same seed everywhere."""
         streams = np.random.SeedSequence(seed).spawn(len(self.graph.owned))
         params = {}
         for (key, ref), stream in zip(self.graph.owned.items(), streams, strict=True):
@@ -182,7 +182,21 @@ class Net:
             if drawn is None:
                 drawn = fill(ref.weight.filler, ref.weight.shape, np.random.default_rng(stream))
             params[key] = on_device(from_caffe(drawn, ref.weight.axes))
-        return params
+        return {**params, **self._stated_weights()}
+
+    def _stated_weights(self) -> Params:
+        """The weights that the net's own layers hold (``blobs``), which Caffe takes in place of the fillers'."""
+        holding = {layer.name for layer in self.layers if layer.blobs}
+        wanted = {node.key: node.weights for node in self.graph.nodes if node.weights and node.key in holding}
+        if not wanted:
+            return {}
+        found = weights_of(self._message, wanted, self.path or "<message>")
+        return {
+            ref.key: _kept(name, position, ref, array)
+            for name, arrays in found.items()
+            for position, (ref, array) in enumerate(zip(wanted[name], arrays, strict=True))
+            if array is not None
+        }
 
     def to_blobs(self, params: Params) -> Blobs:
         """``{layer: [array]}`` in Caffe's shapes, a shared blob under every sharer; also for gradients.

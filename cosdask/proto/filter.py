@@ -8,6 +8,18 @@ from cosdask.errors import ConfigError, ProtoError, did_you_mean
 from cosdask.proto import caffe_pb2
 
 
+def own_phase(layer: caffe_pb2.LayerParameter, phase: str) -> str:
+    """The phase that a layer runs in: its own where it states one, else the net's (Caffe's ``Net::Init``).
+
+    Example:
+        >>> own_phase(caffe_pb2.LayerParameter(phase=caffe_pb2.TRAIN), "TEST")
+        'TRAIN'
+        >>> own_phase(caffe_pb2.LayerParameter(), "TEST")
+        'TEST'
+    """
+    return caffe_pb2.Phase.Name(layer.phase) if layer.HasField("phase") else phase
+
+
 def filter_net(
     net: caffe_pb2.NetParameter, phase: str | int = "TEST", level: int = 0, stages: Sequence[str] = ()
 ) -> caffe_pb2.NetParameter:

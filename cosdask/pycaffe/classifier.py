@@ -100,7 +100,7 @@ class Classifier(PictureNet):
         resized = [io.resize_image(picture, self.image_dims) for picture in inputs]
         if oversample:
             scores = self.scores(list(io.oversample(resized, self.crop_dims)))
-            return scores.reshape(len(scores) // 10, 10, *scores.shape[1:]).mean(1)
+            return scores.reshape(len(scores) // 10, 10, -1).mean(1)
         top, left = ((self.image_dims - self.crop_dims) / 2).astype(int)
         height, width = self.crop_dims
         return self.scores([picture[top : top + height, left : left + width] for picture in resized])

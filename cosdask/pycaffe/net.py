@@ -63,7 +63,10 @@ class Net(Numbered):
         weights: str | None = None,
     ) -> None:
         phase, level, stages, weights = arguments(args, phase, level, stages, weights)
-        self._set_up(NetSource(where(network_file), phase_name(phase), level, tuple(stages or ())), state.seed())
+        self._set_up(
+            NetSource(where(network_file), phase_name(phase), level, tuple(stages or ()), phase_is_stated=True),
+            state.seed(),
+        )
         if weights:
             self.copy_from(weights)
 

@@ -23,6 +23,14 @@ class NetSource:
     level: int | None = None
     stages: tuple[str, ...] = ()
     folder: str | None = None
+    #: whether the solver states the phase; else a phase that the net states goes before this one
+    phase_is_stated: bool = False
+
+    @property
+    def state_phase(self) -> str:
+        """The phase that the solver states, else the net's own, else that of its place (``Solver::InitTrainNet``)."""
+        own = self._message().state
+        return self.phase if self.phase_is_stated or not own.HasField("phase") else caffe_pb2.Phase.Name(own.phase)
 
     @property
     def state_level(self) -> int:
@@ -31,7 +39,7 @@ class NetSource:
 
     def layers(self) -> list[caffe_pb2.LayerParameter]:
         """The net's layers in its phase, without building it."""
-        return list(filter_net(self._message(), self.phase, self.state_level, self.stages).layer)
+        return list(filter_net(self._message(), self.state_phase, self.state_level, self.stages).layer)
 
     def _message(self) -> caffe_pb2.NetParameter:
         return self.where if isinstance(self.where, caffe_pb2.NetParameter) else read_net(self.where)
@@ -46,7 +54,7 @@ class NetSource:
         """Build the net; ``tops`` are the shapes of its data layers' tops where its rows come from elsewhere."""
         return Net(
             self.where,
-            phase=self.phase,
+            phase=self.state_phase,
             level=self.state_level,
             stages=self.stages,
             weights=weights,
@@ -105,7 +113,9 @@ def _source(where: str | caffe_pb2.NetParameter, phase: str, state: caffe_pb2.Ne
         where = resolve(where, folder)
         folder = parent(where)
     level = state.level if state.HasField("level") else None
-    return NetSource(where, phase, level, tuple(state.stage), folder)
+    stated = state.HasField("phase")
+    phase = caffe_pb2.Phase.Name(state.phase) if stated else phase
+    return NetSource(where, phase, level, tuple(state.stage), folder, stated)
 
 
 def snapshot_prefix(param: Param, path: str | None) -> str:

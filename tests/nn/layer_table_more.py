@@ -113,7 +113,7 @@ LAYERS: list[Row] = [
     _loss(
         "InfogainLoss",
         "axis2_ignore",
-        'top: "loss" top: "p" infogain_loss_param { axis: 2 } softmax_param { axis: 2 } loss_param { ignore_label: 1 }',
+        'top: "loss" top: "p" infogain_loss_param { axis: 2 } loss_param { ignore_label: 1 }',
         (2, 4, 3),
         (2, 4),
         (3, 3),

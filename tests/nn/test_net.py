@@ -475,3 +475,43 @@ def test_an_infogain_matrix_is_found_beside_the_net(tmp_path: Path, monkeypatch:
     found = net.forward({"p": np.zeros((2, 3)), "label": np.array([0, 2])})["loss"]
     np.testing.assert_allclose(found, 2 * np.log(3), rtol=1e-5)
     assert net.layers[-1].infogain_loss_param.source == "h.binaryproto"
+
+
+def test_a_layer_that_states_its_phase_runs_in_it() -> None:
+    """Caffe's layers inherit the net's phase only where they state none: frozen statistics, dropout in tests."""
+    dropout = 'layer { name: "d" type: "Dropout" bottom: "x" top: "y" phase: TRAIN }'
+    ones = np.ones((8, 3), np.float32)
+    found = Net.from_text(inputs_text(x=(8, 3)) + dropout, phase="TEST", seed=1).forward({"x": ones})["y"]
+    assert set(np.unique(found)) == {0, 2}
+    text = inputs_text(x=(8, 3)) + 'layer { name: "n" type: "BatchNorm" bottom: "x" top: "y" phase: TEST }'
+    norm = Net.from_text(text, phase="TRAIN")
+    params = norm.from_blobs({"n": [np.zeros(3), np.ones(3), np.ones(1)]})
+    _, (_, after) = norm.loss(params, {"x": 5 * ones})
+    for key, value in params.items():
+        np.testing.assert_array_equal(after[key], value)
+
+
+def test_weights_in_the_nets_own_message_are_taken(net: Net) -> None:
+    """A caffemodel's message is a net with weights; layers without any draw theirs."""
+    blobs = net.to_blobs(net.params)
+    message = net.to_message()
+    for layer in message.layer:
+        if layer.name in list(blobs)[1:]:
+            layer.blobs.extend(array_to_blob(blob) for blob in blobs[layer.name])
+    other = Net(message, seed=99)
+    first, *rest = blobs
+    found = other.to_blobs(other.params)
+    assert not np.array_equal(found[first][0], blobs[first][0])
+    for name in rest:
+        for mine, wanted in zip(found[name], blobs[name], strict=True):
+            np.testing.assert_array_equal(mine, wanted)
+
+
+def test_layers_behind_a_filter_see_the_rows_that_are_left() -> None:
+    """Caffe reshapes them: a mean is over two rows where two of four are kept."""
+    text = inputs_text(x=(4, 3), t=(4, 3), keep=(4,))
+    text += 'layer { name: "f" type: "Filter" bottom: "x" bottom: "t" bottom: "keep" top: "fx" top: "ft" }'
+    text += 'layer { name: "l" type: "EuclideanLoss" bottom: "fx" bottom: "ft" top: "l" }'
+    x, t = np.arange(12, dtype=np.float32).reshape(4, 3), np.zeros((4, 3), np.float32)
+    found = Net.from_text(text).forward({"x": x, "t": t, "keep": np.array([0, 1, 0, 1], np.float32)})
+    np.testing.assert_allclose(found["l"], (x[[1, 3]] ** 2).sum() / 4)

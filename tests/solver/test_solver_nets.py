@@ -9,6 +9,7 @@ import pytest
 
 from cosdask import Net, Solver
 from cosdask.proto import parse_net, parse_solver, to_text
+from cosdask.solver import nets
 
 NET = """
 layer {{ name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param {{ shape {{ dim: 4 dim: 3 }}
@@ -98,3 +99,20 @@ def test_weights_come_from_several_files_in_turn(tmp_path: Path) -> None:
             assert blobs["ip"][0].tolist() == [[2.0] * 3] * 2
             assert blobs["x"][0].tolist() == [1.0] * 2
     assert parse_net(two).layer[-1].type == "Bias"
+
+
+def test_states_may_say_the_phase() -> None:
+    """Of the solver first, then of the net itself; else the net's place decides."""
+    text = 'net_param { %s layer { name: "a" type: "Input" top: "x" input_param { shape { dim: 1 } } } '
+    text += 'layer { name: "only" type: "Silence" bottom: "x" include { phase: TEST } } } '
+    text += "test_iter: 1 test_interval: 1 "
+
+    def names(own: str, state: str = "") -> tuple[int, int]:
+        param = parse_solver(text % own + state)
+        return len(nets.train_net(param, None).layers()), len(nets.test_nets(param, None)[0].layers())
+
+    assert names("") == (1, 2)
+    assert names("", "test_state { phase: TRAIN }") == (1, 1)
+    assert names("", "train_state { phase: TEST }") == (2, 2)
+    assert names("state { phase: TEST }") == (2, 2)
+    assert names("state { phase: TEST }", "train_state { phase: TRAIN }") == (1, 2)

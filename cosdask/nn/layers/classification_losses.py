@@ -107,8 +107,6 @@ class InfogainLoss(Layer):
         """
         scores, label = self.bottom_shapes[:2]
         self.axis = canonical_axis(self, self.param.infogain_loss_param.axis, len(scores))
-        # Caffe takes the softmax along softmax_param's axis, which is meant to be the same
-        self.softmax_axis = canonical_axis(self, self.param.softmax_param.axis, len(scores), "softmax_param axis")
         self.outer, self.inner = count(scores[: self.axis]), count(scores[self.axis + 1 :])
         if count(label) != self.outer * self.inner:
             self.fail(
@@ -150,7 +148,8 @@ class InfogainLoss(Layer):
         label = class_ids(bottoms[1]).reshape(-1)
         valid = jnp.ones_like(label, bool) if self.ignored is None else label != self.ignored
         gain = jnp.asarray(self.gain, scores.dtype) if self.gain is not None else bottoms[2].reshape(classes, classes)
-        log_p = jax.nn.log_softmax(scores, axis=self.softmax_axis)
+        # Caffe sets the softmax's axis to this layer's, whatever softmax_param says
+        log_p = jax.nn.log_softmax(scores, axis=self.axis)
         rows = jnp.moveaxis(log_p.reshape(self.outer, classes, self.inner), 1, 2).reshape(-1, classes)
         # an ignored label takes row 0: a NaN would reach the gradient though its term is left out
         row = _no_negative(jnp.where(valid, label, 0), classes)
