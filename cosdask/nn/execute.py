@@ -123,7 +123,7 @@ def run_graph(
         if name in inputs:  # a data layer's other tops need not be given where nothing asks for them
             blobs.put(name, jnp.asarray(inputs[name], jnp.float32))
     outcome = Outcome({}, dict(params), jnp.zeros((), jnp.float32), dict(states or {}))
-    varies = any(getattr(node.layer, "data_dependent_shapes", False) for node in graph.nodes)
+    varies = graph.shapes_depend_on_data
     with products(precision):
         for node in graph.nodes:
             node = _refitted(node, blobs) if varies else node

@@ -70,6 +70,11 @@ class Graph:
     inputs: dict[str, Shape] = field(default_factory=dict)
     owned: dict[str, WeightRef] = field(default_factory=dict)
 
+    @property
+    def shapes_depend_on_data(self) -> bool:
+        """Whether a layer's tops have as many rows as the data say; such a graph cannot be compiled."""
+        return any(getattr(node.layer, "data_dependent_shapes", False) for node in self.nodes)
+
 
 def layer_keys(layers: Sequence[caffe_pb2.LayerParameter]) -> list[str]:
     """A unique key a layer: its name, with a number behind it where Caffe's nets use a name twice."""

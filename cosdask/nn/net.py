@@ -176,27 +176,21 @@ class Net:
     def init(self, seed: int | None = None) -> Params:
         """Weights drawn by the fillers, or those that the net's layers hold; the same for the same seed everywhere."""
         streams = np.random.SeedSequence(seed).spawn(len(self.graph.owned))
-        params = {}
+        params = self._stated_weights()
         for (key, ref), stream in zip(self.graph.owned.items(), streams, strict=True):
+            if key in params:
+                continue
             drawn = ref.weight.start
             if drawn is None:
                 drawn = fill(ref.weight.filler, ref.weight.shape, np.random.default_rng(stream))
             params[key] = on_device(from_caffe(drawn, ref.weight.axes))
-        return {**params, **self._stated_weights()}
+        return {key: params[key] for key in self.graph.owned}
 
     def _stated_weights(self) -> Params:
         """The weights that the net's own layers hold (``blobs``), which Caffe takes in place of the fillers'."""
         holding = {layer.name for layer in self.layers if layer.blobs}
         wanted = {node.key: node.weights for node in self.graph.nodes if node.weights and node.key in holding}
-        if not wanted:
-            return {}
-        found = weights_of(self._message, wanted, self.path or "<message>")
-        return {
-            ref.key: _kept(name, position, ref, array)
-            for name, arrays in found.items()
-            for position, (ref, array) in enumerate(zip(wanted[name], arrays, strict=True))
-            if array is not None
-        }
+        return self._given(weights_of(self._message, wanted, self.path or "<message>")) if wanted else {}
 
     def to_blobs(self, params: Params) -> Blobs:
         """``{layer: [array]}`` in Caffe's shapes, a shared blob under every sharer; also for gradients.
@@ -224,6 +218,13 @@ class Net:
         Raises:
             WeightsError: for an unknown layer, a wrong number of blobs, or a wrong shape.
         """
+        given = self._given(blobs)
+        # weights are drawn by the fillers only where some are still wanted
+        whole = given if len(given) == len(self.graph.owned) else {**self.params, **given}
+        return {key: whole[key] for key in self.graph.owned}
+
+    def _given(self, blobs: Mapping[str, Sequence[Any]]) -> Params:
+        """The weights that are given, by their keys; errors are those of :meth:`from_blobs`."""
         nodes = {node.key: node for node in self.graph.nodes if node.weights}
         given: Params = {}
         for name, arrays in blobs.items():
@@ -237,9 +238,7 @@ class Net:
             for position, (ref, array) in enumerate(zip(refs, arrays, strict=True)):
                 if array is not None:
                     given[ref.key] = _kept(name, position, ref, array)
-        # weights are drawn by the fillers only where some are still wanted
-        whole = given if len(given) == len(self.graph.owned) else {**self.params, **given}
-        return {key: whole[key] for key in self.graph.owned}
+        return given
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Copy weights by layer name from a ``.caffemodel`` or ``.caffemodel.h5``, as Caffe does.

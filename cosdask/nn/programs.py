@@ -35,7 +35,7 @@ class Program:
         with jax.ensure_compile_time_eval():  # kept beyond the trace of a user's jit
             self.first_states = first_states(graph)
         self.weights = {ref.key for node in graph.nodes for ref in node.weights}
-        as_data_say = any(getattr(node.layer, "data_dependent_shapes", False) for node in graph.nodes)
+        as_data_say = graph.shapes_depend_on_data
         self._function = self._run if as_data_say else device.compile_function(self._run)
         self._first_call = threading.Lock()
         self._compiled = as_data_say

@@ -95,7 +95,7 @@ def _time_node(node: Node, net: Net, blobs: Blobs, key: Array, iterations: int, 
 
 
 def _time_whole(net: Net, inputs: Mapping[str, np.ndarray], key: Array, iterations: int, times: NetTimes) -> None:
-    if any(getattr(node.layer, "data_dependent_shapes", False) for node in net.graph.nodes):
+    if net.graph.shapes_depend_on_data:
         return  # such a net is never compiled as one
     given = {name: jnp.asarray(array, jnp.float32) for name, array in inputs.items()}
     params = net.params

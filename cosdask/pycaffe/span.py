@@ -255,8 +255,7 @@ def _build(net: Net, chosen: Sequence[int], shapes: Mapping[str, Shape]) -> Grap
 
 
 def _compiled(function: Callable[..., Any], graph: Graph) -> Callable[..., Any]:
-    as_data_say = any(getattr(node.layer, "data_dependent_shapes", False) for node in graph.nodes)
-    compiled: Callable[..., Any] = function if as_data_say else device.compile_function(function)
+    compiled: Callable[..., Any] = function if graph.shapes_depend_on_data else device.compile_function(function)
     if not any(is_user_code(node.layer) for node in graph.nodes):
         return compiled
 

@@ -72,7 +72,7 @@ class TrainingRun:
         replaced in place on a way without gradients, its last version is not the one that has the gradient.
         """
         nodes = forward.graph.nodes
-        if any(is_user_code(node.layer) or getattr(node.layer, "data_dependent_shapes", False) for node in nodes):
+        if forward.graph.shapes_depend_on_data or any(is_user_code(node.layer) for node in nodes):
             return None
         way_back = {node.index for node in backward.way}
         if any(top in backward.starts for node in nodes if node.index not in way_back for top in node.tops):

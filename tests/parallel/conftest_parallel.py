@@ -17,9 +17,9 @@ from cosdask.events import Event
 from cosdask.storage import RunFolder
 
 
-def ranks_alive(below: int | None = None) -> list[psutil.Process]:
-    """The rank processes below a process, by default this one; spares that wait for a job left out."""
-    return [process for process in rank_processes(below) if _name(process) != "cosdask-spare"]
+def ranks_alive() -> list[psutil.Process]:
+    """The rank processes below this one, spares that wait for a job left out."""
+    return [process for process in rank_processes() if _name(process) != "cosdask-spare"]
 
 
 def rank_processes(below: int | None = None) -> list[psutil.Process]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest_parallel import Listener, config
+from conftest_parallel import Listener, config, rank_processes
 from distributed import Client
 from problems import DROPOUT, Problem, digits
 
@@ -94,9 +94,7 @@ def test_a_training_that_is_refused_leaves_no_process(client: Client, problem: C
     shutil.rmtree(made.folder / "train_lmdb")
     with pytest.raises(CosdaskError, match="train_lmdb"):
         cosdask.CaffeOnDask(client, config(made)).train()
-    family = psutil.Process().children(recursive=True)
-    left = [process for process in family if "cosdask.parallel.rank" in " ".join(process.cmdline())]
-    assert not psutil.wait_procs(left, timeout=5)[1]
+    assert not psutil.wait_procs(rank_processes(), timeout=5)[1]
 
 
 def test_a_run_does_not_remove_what_it_shall_begin_from(client: Client, problem: Callable[..., Problem]) -> None:

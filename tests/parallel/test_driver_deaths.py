@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest_parallel import Listener, assert_same, config
+from conftest_parallel import Listener, assert_same, config, rank_processes
 from distributed import Client
 from problems import Problem, make_problem
 
@@ -82,11 +82,7 @@ def test_a_lost_scheduler_ends_the_run_with_the_remedy(cluster_process: Any, cli
     """kill -9 of scheduler and nannies: the client says so in time, no rank is left, another cluster goes on."""
     made = make_problem(tmp_path / "problem", settings="max_iter: 700 snapshot: 50")
     with start_client(cluster_process, made) as first:
-        ranks = [
-            process
-            for process in psutil.Process(cluster_process.pid).children(recursive=True)
-            if "cosdask.parallel.rank" in " ".join(process.cmdline())
-        ]
+        ranks = rank_processes(cluster_process.pid)
         assert len(ranks) == 2
         cluster_process.kill()
         _, error = first.communicate(timeout=DEADLINE)
