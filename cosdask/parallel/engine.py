@@ -6,7 +6,7 @@ import enum
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from cosdask import device
 from cosdask.nn.execute import Params
+from cosdask.parallel import compat
 from cosdask.parallel.exchange import AXIS, average
 from cosdask.solver.engine import Engine, Metrics, Test, settings_share
 from cosdask.solver.evaluate import Totals
@@ -42,6 +43,38 @@ class Stop(enum.IntEnum):
         if mean <= 0:
             return None
         return cls.PREEMPT if mean > cls.FINISH else cls.FINISH if mean > cls.SNAPSHOT else cls.SNAPSHOT
+
+
+class Numbers(NamedTuple):
+    """What changes from step to step besides the rows, on its way to the device.
+
+    All of it goes in one array of bits: JAX's work for each array that it places costs a small net's step more than
+    the array.
+
+    Attributes:
+        batch: number of the batch in the rank's stream.
+        rate: the learning rate.
+        correction: see :func:`cosdask.solver.rules.bias_correction`.
+        stop: this rank's wish, a :class:`Stop`, or 0.
+        look: whether the gradient's norm is wanted.
+    """
+
+    batch: Any
+    rate: Any
+    correction: Any
+    stop: Any
+    look: Any
+
+    def packed(self) -> np.ndarray:
+        """As uint32 ``[1, 5]``; floats by their bits."""
+        bits = np.array([self.rate, self.correction, self.stop], np.float32).view(np.uint32)
+        return np.array([[self.batch, *bits, self.look]], np.uint32)
+
+    @classmethod
+    def unpacked(cls, bits: Any) -> Numbers:
+        """From what :meth:`packed` made, inside of a computation."""
+        rate, correction, stop = lax.bitcast_convert_type(bits[0, 1:4], jnp.float32)
+        return cls(bits[0, 0], rate, correction, stop, bits[0, 4] != 0)
 
 
 class LoneEngine(Engine):
@@ -76,6 +109,7 @@ class GroupEngine(Engine):
         self._wire = jnp.bfloat16 if wire == "bfloat16" else None
         self._steps = 0
         self._sharded = NamedSharding(mesh, P(AXIS))
+        self._devices = [device for device in mesh.devices.flat if device.process_index == process]
         self._replicated = NamedSharding(mesh, P())
         self._stop_asked = 0.0
         self.stopped: Stop | None = None
@@ -91,10 +125,9 @@ class GroupEngine(Engine):
     def _everywhere(self, value: Any) -> jax.Array:
         return jax.make_array_from_process_local_data(self._replicated, np.asarray(value))
 
-    def _split(self, values: list[Any]) -> jax.Array:
+    def _split(self, parts: list[Any]) -> jax.Array:
         """One array over all ranks from this process's parts, a part a local device."""
-        whole = values[0] if len(values) == 1 else np.concatenate(values)
-        return jax.make_array_from_process_local_data(self._sharded, whole)
+        return compat.place_parts(parts, self._sharded, self._devices)
 
     def _global(self, raws: list[Raw]) -> dict[str, jax.Array]:
         return {name: self._split([raw[name] for raw in raws]) for name in raws[0]}
@@ -107,42 +140,43 @@ class GroupEngine(Engine):
             functions.shared = self._sharing(AXIS)
         summed = {name for name in self.net.outputs if self.net.batch_axis(name) is None}
 
-        def gradient(params: Params, raw: Raw, batch: Any) -> Gradient:
-            found = functions.gradient(params, raw, batch, lax.axis_index(AXIS).astype(jnp.uint32))
+        def gradient(params: Params, raw: Raw, bits: Any) -> Gradient:
+            batch, rank = Numbers.unpacked(bits).batch, lax.axis_index(AXIS).astype(jnp.uint32)
+            found = functions.gradient(params, raw, batch, rank)
             return found._replace(outputs={name: found.outputs[name] for name in found.outputs if name in summed})
 
-        def finish(state: State, found: Gradient, rate: Any, step: Any, stop: Any, look: Any) -> Any:
-            asked = stop.sum().astype(jnp.float32)
+        def finish(state: State, found: Gradient, bits: Any) -> Any:
+            numbers = Numbers.unpacked(bits)
             if self._wire is None:
-                mean, stops = average((found, asked), self.mesh.size)
+                mean, stops = average((found, numbers.stop), self.mesh.size)
             else:
                 # only gradients lose bits; everything else, running sums too, travels whole
-                mean, stops = average((found._replace(grads={}), asked), self.mesh.size)
+                mean, stops = average((found._replace(grads={}), numbers.stop), self.mesh.size)
                 mean = mean._replace(grads=average(found.grads, self.mesh.size, self._wire))
-            norm = functions.norm(mean.grads, look)
+            norm = functions.norm(mean.grads, numbers.look)
             shown = Metrics(mean.loss / jnp.float32(iter_size), mean.last_loss, mean.outputs, norm)
             own = found.loss[None] / jnp.float32(iter_size)
-            return functions.update(state, mean, rate, step), shown, stops, own
+            return functions.update(state, mean, numbers.rate, numbers.correction), shown, stops, own
 
-        def fused(state: State, raw: Raw, batch: Any, rate: Any, step: Any, stop: Any, look: Any) -> Any:
-            return finish(state, gradient(state.params, raw, batch), rate, step, stop, look)
+        def fused(state: State, raw: Raw, bits: Any) -> Any:
+            return finish(state, gradient(state.params, raw, bits), bits)
 
-        def first(params: Params, raw: Raw, batch: Any) -> Gradient:
-            return _stacked(gradient(params, raw, batch))
+        def first(params: Params, raw: Raw, bits: Any) -> Gradient:
+            return _stacked(gradient(params, raw, bits))
 
-        def more(params: Params, total: Gradient, raw: Raw, batch: Any) -> Gradient:
+        def more(params: Params, total: Gradient, raw: Raw, bits: Any) -> Gradient:
             before = _unstacked(total)
-            return _stacked(add_gradients(before, gradient({**params, **before.sums}, raw, batch)))
+            return _stacked(add_gradients(before, gradient({**params, **before.sums}, raw, bits)))
 
-        def last(state: State, total: Gradient, rate: Any, step: Any, stop: Any, look: Any) -> Any:
-            return finish(state, _unstacked(total), rate, step, stop, look)
+        def last(state: State, total: Gradient, bits: Any) -> Any:
+            return finish(state, _unstacked(total), bits)
 
         whole, split = P(), P(AXIS)
         done = (whole, whole, whole, split)
-        self._group_fused = self._mapped(fused, (whole, split, whole, whole, whole, split, whole), done, [0])
-        self._group_first = self._mapped(first, (whole, split, whole), split, [])
-        self._group_more = self._mapped(more, (whole, split, split, whole), split, [1])
-        self._group_last = self._mapped(last, (whole, split, whole, whole, split, whole), done, [0])
+        self._group_fused = self._mapped(fused, (whole, split, split), done, [0])
+        self._group_first = self._mapped(first, (whole, split, split), split, [])
+        self._group_more = self._mapped(more, (whole, split, split, split), split, [1])
+        self._group_last = self._mapped(last, (whole, split, split), done, [0])
         self._sum = self._mapped(lambda values: lax.psum(values, AXIS)[0], (split,), whole, [])
 
     def _mapped(self, function: Callable[..., Any], inputs: Any, outputs: Any, donate: list[int]) -> Any:
@@ -152,15 +186,16 @@ class GroupEngine(Engine):
     def _advance(self, batches: list[list[Raw]], rate: Any, step: Any) -> tuple[State, Metrics]:
         count = self.param.iter_size
         first = self.iteration * count
-        stop = self._split([np.array([self._stop_asked], np.float32)] * len(batches))
         raws = [self._global([rank[i] for rank in batches]) for i in range(count)]
+        numbers = Numbers(first, rate, step, self._stop_asked, self._norm_wanted)
+        bits = [self._split([numbers._replace(batch=first + i).packed()] * len(batches)) for i in range(count)]
         if count == 1:
-            done = self._group_fused(self.state, raws[0], np.uint32(first), rate, step, stop, self._norm_wanted)
+            done = self._group_fused(self.state, raws[0], bits[0])
         else:
-            total = self._group_first(self.state.params, raws[0], np.uint32(first))
-            for offset in range(1, count):
-                total = self._group_more(self.state.params, total, raws[offset], np.uint32(first + offset))
-            done = self._group_last(self.state, total, rate, step, stop, self._norm_wanted)
+            total = self._group_first(self.state.params, raws[0], bits[0])
+            for raw, these in zip(raws[1:], bits[1:], strict=True):
+                total = self._group_more(self.state.params, total, raw, these)
+            done = self._group_last(self.state, total, bits[0])
         state, shown, stops, self._own_losses = done
         self._stops.append(stops)
         self._steps += 1

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 AXIS = "data"
-#: arrays of fewer numbers than this travel together in one buffer
-SMALL = 1 << 16
+#: arrays of fewer numbers than this travel together in one buffer: a round of messages costs ranks that share cores
+#: more than a copy of 2 MB does (LeNet with two workers: 44.8 ms a step, 47.0 where its largest array goes alone)
+SMALL = 1 << 19
 
 
 def average(tree: Any, world: int, wire: Any = None) -> Any:
