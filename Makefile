@@ -11,6 +11,9 @@ FROZEN := pyproject.toml constraints.txt
 TWO := --numprocesses 2 --dist loadgroup --durations 40
 CODE := cosdask tests benchmarks notebooks/execute.py
 
+# Demo and tests start hundreds of processes, and each would compile all that it imports: a third of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check test-long lint notebooks bench soak sandbox sandbox-stop clean
 
