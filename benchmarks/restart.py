@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,12 +26,18 @@ from cosdask.events import Event, Progress, Restarted
 BEFORE = 16.0
 
 
+#: seconds between two looks at what the client has heard, and how long they go on
+LOOK, LOOKING = 0.005, 60.0
+
+
 class Stopwatch:
     """Kills when the training has run a while, and takes the times of what follows."""
 
-    def __init__(self, kill: Callable[[], None]) -> None:
-        self._kill, self._began = kill, 0.0
-        self.killed = self.noticed = self.stepped = 0.0
+    def __init__(self, client: Client, kill: Callable[[], None]) -> None:
+        self._client, self._kill, self._began = client, kill, 0.0
+        #: when the client heard that a rank's task has failed, and when it told of the new group
+        self.heard = self.told = 0.0
+        self.killed = self.stepped = 0.0
 
     def handle(self, event: Event) -> None:
         """Look at the clock."""
@@ -40,11 +47,18 @@ class Stopwatch:
             if not self.killed and now - self._began > BEFORE:
                 self.killed = time.time()
                 self._kill()
-            elif self.noticed and not self.stepped:
+                threading.Thread(target=self._listen, name="listen", daemon=True).start()
+            elif self.told and not self.stepped:
                 self.stepped = now
                 raise cosdask.StopTraining
         if isinstance(event, Restarted):
-            self.noticed = now
+            self.told = now
+
+    def _listen(self) -> None:
+        while not self.heard and time.time() - self.killed < LOOKING:
+            time.sleep(LOOK)
+            if any(state.status == "error" for state in list(self._client.futures.values())):
+                self.heard = time.time()
 
     def close(self) -> None:
         """Nothing to end."""
@@ -71,12 +85,14 @@ def main() -> None:
         pids = client.run(os.getpid)
         for name in ["rank"] * repetitions + ["worker"]:
             worker = pids[sorted(pids)[1]]
-            watch = Stopwatch(kill_a_rank if name == "rank" else partial(os.kill, worker, signal.SIGKILL))
+            kill = kill_a_rank if name == "rank" else partial(os.kill, worker, signal.SIGKILL)
+            watch = Stopwatch(client, kill)
             model = f"{folder}/lenet.caffemodel"
             config = cosdask.Config(conf=str(solver), model=model, overwrite=True, progress="none")
             cosdask.CaffeOnDask(client, config, consumers=[watch]).train()
             print(
-                f"kill -9 of a {name}: new group told after {watch.noticed - watch.killed:.2f} s, "
+                f"kill -9 of a {name}: the client heard after {watch.heard - watch.killed:.2f} s, "
+                f"told of a new group after {watch.told - watch.killed:.2f} s, "
                 f"next step shown after {watch.stepped - watch.killed:.2f} s",
                 flush=True,
             )
