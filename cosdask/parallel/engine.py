@@ -57,6 +57,13 @@ class Numbers(NamedTuple):
         correction: see :func:`cosdask.solver.rules.bias_correction`.
         stop: this rank's wish, a :class:`Stop`, or 0.
         look: whether the gradient's norm is wanted.
+
+    Example:
+        >>> bits = Numbers(batch=7, rate=0.25, correction=1.0, stop=0.0, look=True).packed()
+        >>> bits.shape, bits.dtype.name
+        ((1, 5), 'uint32')
+        >>> [value.item() for value in Numbers.unpacked(bits)]
+        [7, 0.25, 1.0, 0.0, True]
     """
 
     batch: Any

@@ -197,6 +197,10 @@ class Generation:
             # the first to go says why; those it took along only lost a peer
             first = next((error for error in ours if not error.where.get("lost_peer")), ours[0])
             return GroupError(first.message, **{**first.where, "died": True})
+        if any(future.status == "cancelled" for future in self._futures):
+            return GroupError(
+                "the scheduler was out of reach for a while, and Dask gave the ranks' tasks up.", died=True
+            )
         return GroupError("a rank's task was lost with its worker.", died=True)
 
     def _errors(self) -> list[BaseException]:

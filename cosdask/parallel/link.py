@@ -34,6 +34,8 @@ GRACE = 30.0
 _LOG_TAIL = 4000
 #: seconds after which a run is worth a spare process
 SPARE_AFTER = 10.0
+#: seconds between two looks at a rank and at when the driver was last heard of
+_LOOK = 1.0
 #: seconds to wait for an earlier rank on this worker to be gone
 _ENDING = 10.0
 
@@ -228,8 +230,21 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
 
 
 def _begin(job: Job, rank: int, folder: str) -> LiveRank:
-    """A rank's process, with its job: the spare where there is one."""
-    found = _spares.take(job.threads[rank]) or spares.start_logged(job.threads[rank], folder)
+    """A rank's process, with its job: the spare where there is one.
+
+    Raises:
+        GroupError: there is no room for a process or its log now; there may be later.
+    """
+    try:
+        found = _spares.take(job.threads[rank]) or spares.start_logged(job.threads[rank], folder)
+    except OSError as error:
+        member = job.members[rank]
+        raise GroupError(
+            f"rank {rank} at {member['host']} (worker {member['worker']}): its process cannot be started: {error}.",
+            rank=rank,
+            host=member["host"],
+            may_pass=True,
+        ) from error
     return LiveRank(job, rank, *found)
 
 
@@ -297,8 +312,13 @@ def _ended(live: LiveRank) -> int:
 
 def _watch(live: LiveRank, done: threading.Event) -> None:
     """End the rank where it hangs; and, with a snapshot, where the driver has not been heard of for too long."""
-    while not done.wait(1.0):
+    looked = time.monotonic()
+    while not done.wait(_LOOK):
         live.end_if_hung()
+        # while this worker itself stood still, nobody could be heard
+        now = time.monotonic()
+        live.heard += max(0.0, now - looked - 2 * _LOOK)
+        looked = now
         silent = time.monotonic() - live.heard
         if silent > CLIENT_GONE:
             live.command("stop")
@@ -322,7 +342,7 @@ def _failure(live: LiveRank, last: dict[str, Any], code: int) -> CosdaskError:
         if _is_lost_peer(last["message"]):
             return GroupError(f"{_who(live)} lost a peer: {last['message'].splitlines()[0]}", lost_peer=True, **where)
         text = f"{_who(live)}: {last['error']}: {last['message']}\n{last.get('traceback', '')}"
-        return RankError(_shortened(text), **where)
+        return RankError(_shortened(text), **{**last.get("where", {}), **where})
     cause = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     if live.unwanted and code == -signal.SIGKILL:
         return GroupError(f"{_who(live)} was ended because another was lost.", lost_peer=True, died=True, **where)
@@ -348,5 +368,5 @@ def _shortened(text: str) -> str:
 def _is_lost_peer(message: str) -> bool:
     """Whether an error is how the collectives report that another rank has gone."""
     signs = ("gloo", "Gloo", "Connection reset", "Connection closed", "coordination service", "heartbeat",
-             "another task died")  # fmt: skip
+             "another task died", "NCCL")  # fmt: skip
     return any(sign in message for sign in signs)

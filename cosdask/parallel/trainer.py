@@ -103,6 +103,7 @@ class Trainer:
         if self.rank == 0:
             self.emit(self._started())
         done = self.loop.run(engine.param.max_iter) or engine.stopped is Stop.FINISH
+        self.loop.look_at_loss()
         if not done and engine.stopped is Stop.PREEMPT:
             return self._preempted()
         if done and job.validate and engine.tests:

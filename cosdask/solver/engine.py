@@ -364,6 +364,11 @@ class Engine:
         return float(self._shown().loss)
 
     @property
+    def stepped(self) -> bool:
+        """Whether an iteration has been made since the start, or since the last :meth:`restore`."""
+        return self._metrics is not None
+
+    @property
     def own_loss(self) -> float | None:
         """The loss of the last iteration over this process's own batches, where other processes have theirs."""
         return None

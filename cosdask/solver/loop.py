@@ -84,7 +84,7 @@ class Loop:
             self._tell_exchange()
             self._tell_skips(SKIPS_PACE)
             if param.snapshot > 0 and engine.iteration % param.snapshot == 0:
-                self._look_at_loss()
+                self.look_at_loss()
                 self.snapshot()
             if self._after_step is not None:
                 self._after_step()
@@ -92,8 +92,9 @@ class Loop:
                 return False
         return True
 
-    def _look_at_loss(self) -> None:
-        if self._check_loss is not None:
+    def look_at_loss(self) -> None:
+        """Show the last iteration's loss to whoever checks it, so that nothing is kept of a training gone wrong."""
+        if self._check_loss is not None and self.engine.stepped:
             self._check_loss(self.engine.iteration - 1, self.engine.loss)
 
     def _test_due(self) -> bool:
@@ -182,7 +183,7 @@ class Loop:
         exchange_share = min(1.0 - input_share, exchanging)
         busy = self._busy_seconds(now, waited)
         self._told_at, self._told_iteration, self._waited = now, engine.iteration, waited
-        self._look_at_loss()
+        self.look_at_loss()
         self._emit(
             Progress(
                 rank=self._rank,

@@ -14,12 +14,17 @@ _PROGRAM = """
 import json, sys
 import jax, numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
-from cosdask.parallel import trainer
+from jax.sharding import NamedSharding
+from cosdask.parallel import compat, exchange, trainer
 from cosdask.parallel.exchange import AXIS, average
 
+exchange.SMALL = 1 << 16  # arrays of half a million numbers would only make the test slow
 jax.config.update("jax_num_cpu_devices", 3)
 mesh = Mesh(np.array(jax.devices()), (AXIS,))
 found = {"slow to load": [name for name in ("pandas", "dask", "distributed") if name in sys.modules]}
+parts = [np.full((2, 3), rank, np.float64) for rank in range(3)]
+placed = compat.place_parts(parts, NamedSharding(mesh, P(AXIS)), jax.devices())
+found["placed"] = [placed.dtype.name, placed.tolist()]
 for wire in (None, "bfloat16"):
     def mean(tree):
         return average(jax.tree.map(lambda leaf: leaf[0], tree), 3, wire)
@@ -52,6 +57,11 @@ def found() -> Found:
 def test_a_rank_loads_no_more_than_it_needs(found: Found) -> None:
     """A new rank's imports are most of what the death of a worker costs (invariant 5)."""
     assert found["slow to load"] == []
+
+
+def test_parts_are_placed_in_the_order_of_the_devices(found: Found) -> None:
+    """As JAX's public function does it, number types too."""
+    assert found["placed"] == ["float32", [[float(row // 2)] * 3 for row in range(6)]]
 
 
 def test_float32_travels_in_one_all_reduce(found: Found) -> None:

@@ -5,11 +5,14 @@ A stand-in takes the place of the cluster, so that the order of what happens is 
 
 from __future__ import annotations
 
+import errno
 import io
 import subprocess
+import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,7 +20,7 @@ import pytest
 import cosdask
 from cosdask.errors import CosdaskError, GroupError, RankError
 from cosdask.events import Event
-from cosdask.parallel import generation, link, recovery, spares
+from cosdask.parallel import generation, link, rank, recovery, spares
 from cosdask.parallel.group import Member
 from cosdask.parallel.job import Job
 
@@ -169,10 +172,51 @@ def test_ranks_whose_futures_the_client_gave_up_are_ended(monkeypatch: pytest.Mo
     """After the connection was lost for a while, the old ranks must not live on beside the next group."""
     cluster = Cluster(monkeypatch)
     cluster.tasks = [Task(CANCELLED, lambda: True) for _ in MEMBERS]
-    with pytest.raises(GroupError) as caught:
+    with pytest.raises(GroupError, match="scheduler was out of reach") as caught:
         cluster.run()
     assert caught.value.where["died"]
     assert cluster.asked[0] == ("kill_rank", [member.address for member in MEMBERS])
+
+
+def test_a_rank_without_room_for_its_process_may_have_some_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No memory or disk for a process is a loss like others, with its place, and no bare error of the system."""
+
+    def full(threads: int, folder: str) -> Any:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(spares, "start_logged", full)
+    with pytest.raises(GroupError, match=r"rank 1 at 10\.0\.0\.1 \(worker 1\).*Cannot allocate memory") as caught:
+        link._begin(JOB, 1, str(tmp_path))
+    assert caught.value.where["may_pass"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")])
+def test_a_rank_out_of_memory_may_have_some_later(error: Exception) -> None:
+    """Another program may have had it; an error that comes again ends the run after a few groups."""
+    live = cast(link.LiveRank, SimpleNamespace(job=JOB, rank=0, process=SimpleNamespace(pid=1)))
+    found = link._failure(live, {"kind": "error", **rank._described(error)}, 1)
+    assert type(found) is RankError and found.where["may_pass"]
+    assert "may_pass" not in link._failure(live, {"kind": "error", **rank._described(KeyError("x"))}, 1).where
+
+
+@pytest.mark.parametrize(("waits", "asked"), [([1.0, 29.0, 1.0], []), ([1.0] * 32, ["stop", "stop"])])
+def test_a_worker_that_stood_still_does_not_take_its_driver_for_gone(
+    waits: list[float], asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped for half a minute (SIGSTOP, a machine that swaps), it could not hear the driver, which may be there."""
+    clock, words, left = [100.0], list[str](), iter(waits)
+
+    def wait(seconds: float) -> bool:
+        passed = next(left, None)
+        clock[0] += passed or 0.0
+        return passed is None
+
+    monkeypatch.setattr(link, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    live = SimpleNamespace(heard=clock[0], end_if_hung=lambda: None, command=words.append)
+    link._watch(cast(link.LiveRank, live), cast(threading.Event, SimpleNamespace(wait=wait)))
+    assert words == asked
 
 
 def test_a_worker_that_came_after_another_at_its_address_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

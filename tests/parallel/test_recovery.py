@@ -120,6 +120,16 @@ def test_a_loss_that_is_no_number_stops_with_its_cause(client: Client, tmp_path:
     assert len([event for event in train.of(Warned) if "the loss of iteration" in event.message]) == 1
 
 
+def test_a_loss_that_nothing_shows_is_looked_at_before_the_model_is_kept(client: Client, tmp_path: Path) -> None:
+    """A run that ends before its next progress is due must not keep a spoiled model as done."""
+    made = make_problem(tmp_path / "problem", settings="max_iter: 3")
+    made.solver.write_text(made.solver.read_text().replace("base_lr: 0.05", "base_lr: 1e30"))
+    train = Train(client, made, tmp_path / "small.caffemodel")
+    with pytest.raises(SolverError, match=r"the loss of iteration \d+ is (nan|inf)"):
+        train()
+    assert not train.folder.read_snapshots() and not (tmp_path / "small.caffemodel").exists()
+
+
 @pytest.mark.long
 def test_fewer_workers_go_on_where_that_is_enough(made: Problem, tmp_path: Path) -> None:
     """With ``min_workers`` a lost worker does not end the run, and the user hears what it does to the batch."""
