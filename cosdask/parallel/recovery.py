@@ -156,7 +156,7 @@ class Recovery:
             self.run.tell(
                 Warned(
                     message=f"going on with {world} of {before} workers: each iteration now takes {world} batches "
-                    f"instead of {before}, so the effective batch is {world / before:.3g} of what it was, at the same rate"
+                    f"instead of {before}, so the effective batch is {world / before:.3g} of what it was, at its rate"
                     + (
                         "; what is left of the epoch in progress is divided among them."
                         if self.job.groups
