@@ -11,7 +11,7 @@ FROZEN := pyproject.toml constraints.txt
 TWO := --numprocesses 2 --dist loadgroup --durations 40
 CODE := cosdask tests benchmarks notebooks/execute.py
 
-# Demo and tests start hundreds of processes, and each would compile all that it imports: a third of its start.
+# Demo and tests start hundreds of processes, and each would compile our modules anew: a quarter of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

@@ -24,8 +24,6 @@ from cosdask.events import Event, Progress, Restarted
 
 #: seconds of undisturbed training before each kill: long enough for the spare processes to be there
 BEFORE = 16.0
-
-
 #: seconds between two looks at what the client has heard, and how long they go on
 LOOK, LOOKING = 0.005, 60.0
 

@@ -13,8 +13,7 @@ import pytest
 _PROGRAM = """
 import json, sys
 import jax, numpy as np
-from jax.sharding import Mesh, PartitionSpec as P
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from cosdask.parallel import compat, exchange, trainer
 from cosdask.parallel.exchange import AXIS, average
 

@@ -104,11 +104,16 @@ def test_automatic_checkpoints_bound_what_is_lost(client: Client, tmp_path: Path
     assert not list((tmp_path / "small.run" / "checkpoints").iterdir())
 
 
+def diverging(client: Client, folder: Path, settings: str) -> Train:
+    """A training whose rate is so large that its losses soon are no numbers."""
+    made = make_problem(folder / "problem", settings=settings)
+    made.solver.write_text(made.solver.read_text().replace("base_lr: 0.05", "base_lr: 1e30"))
+    return Train(client, made, folder / "small.caffemodel")
+
+
 def test_a_loss_that_is_no_number_stops_with_its_cause(client: Client, tmp_path: Path) -> None:
     """It would come again: no new group, no spoiled snapshot; where the user wants it, it is only told."""
-    made = make_problem(tmp_path / "problem", settings="max_iter: 12 display: 1 snapshot: 6")
-    made.solver.write_text(made.solver.read_text().replace("base_lr: 0.05", "base_lr: 1e30"))
-    train = Train(client, made, tmp_path / "small.caffemodel")
+    train = diverging(client, tmp_path, "max_iter: 12 display: 1 snapshot: 6")
     with pytest.raises(SolverError, match=r"rank \d at 127.0.0.1.*the loss of iteration \d+ is (nan|inf).*base_lr"):
         train()
     assert not train.of(Restarted)
@@ -122,9 +127,7 @@ def test_a_loss_that_is_no_number_stops_with_its_cause(client: Client, tmp_path:
 
 def test_a_loss_that_nothing_shows_is_looked_at_before_the_model_is_kept(client: Client, tmp_path: Path) -> None:
     """A run that ends before its next progress is due must not keep a spoiled model as done."""
-    made = make_problem(tmp_path / "problem", settings="max_iter: 3")
-    made.solver.write_text(made.solver.read_text().replace("base_lr: 0.05", "base_lr: 1e30"))
-    train = Train(client, made, tmp_path / "small.caffemodel")
+    train = diverging(client, tmp_path, "max_iter: 3")
     with pytest.raises(SolverError, match=r"the loss of iteration \d+ is (nan|inf)"):
         train()
     assert not train.folder.read_snapshots() and not (tmp_path / "small.caffemodel").exists()
