@@ -46,6 +46,20 @@ def ranks() -> list[psutil.Process]:
     return [process for process in found if process.name().startswith("cosdask-rank-")]
 
 
+def listening() -> set[int]:
+    """The ports on which this process listens."""
+    found = psutil.Process().net_connections("inet")
+    return {connection.laddr.port for connection in found if connection.status == psutil.CONN_LISTEN}
+
+
+def left_behind(before: set[int]) -> list[str]:
+    """The processes and ports that are still there after the cluster, in words."""
+    children = psutil.Process().children(recursive=True)
+    # Python's own helper of multiprocessing lives as long as this process
+    processes = [process.name() for process in children if "resource_tracker" not in " ".join(process.cmdline())]
+    return [*processes, *(f"port {port}" for port in listening() - before)]
+
+
 class Faults:
     """Makes faults until there were enough, then lets the run end."""
 
@@ -157,6 +171,7 @@ def main() -> int:
     options = parser.parse_args()
     seed = secrets.randbelow(1 << 31) if options.seed is None else options.seed
     say(f"seed {seed}")
+    before = listening()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         solver = inputs.write_inputs("lenet", Path(folder), batch=16, iterations=options.iterations)
@@ -166,13 +181,14 @@ def main() -> int:
             whole = train(client, solver, Path(folder) / "whole.caffemodel", [])
             faults = Faults(options.faults, seed, client)
             found = train(client, solver, Path(folder) / "shaken.caffemodel", [faults])
+        parts = [path.name for path in Path(folder).rglob("*.part")]
     same = all((mine == other).all() for name in whole for mine, other in zip(found[name], whole[name], strict=True))
-    left = [process.name() for process in psutil.Process().children(recursive=True) if "rank" in process.name()]
+    left = [*left_behind(before), *parts]
     enough = len(faults.made) == options.faults
     few = "" if enough else " (too few: give more iterations)"
     say(
         f"{len(faults.made)} faults{few}, {len(faults.restarts)} restarts in {time.monotonic() - began:.0f} s; weights "
-        f"{'bit for bit the undisturbed run' if same else 'DIFFER'}; ranks left: {left or 'none'}"
+        f"{'bit for bit the undisturbed run' if same else 'DIFFER'}; left behind: {left or 'nothing'}"
     )
     return 0 if same and enough and not left else 1
 

@@ -7,6 +7,7 @@ The places are also kept as attributes in :attr:`CosdaskError.where`, so that pr
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -85,6 +86,29 @@ class RankError(GroupError):
 
 class DeadlineError(GroupError, TimeoutError):
     """A wait reached its deadline; names who is missing, where, and at which step."""
+
+
+#: what the system says where a disk or quota is full, a disk fails, or there is no room for memory or a process
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EAGAIN)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an error comes of a machine that is full or fails just now, so that another try may do better.
+
+    That is where the error says so itself (``may_pass`` in its places), and where the system, Python or JAX was
+    refused room.
+
+    Example:
+        >>> may_pass(OSError(errno.ENOSPC, "No space left on device")), may_pass(KeyError("x"))
+        (True, False)
+    """
+    if isinstance(error, CosdaskError):
+        return bool(error.where.get("may_pass")) or _was_refused(error.__cause__)
+    return _was_refused(error) or isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _was_refused(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _MAY_PASS
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:

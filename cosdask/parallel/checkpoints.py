@@ -42,12 +42,16 @@ class Checkpoints:
         """The solver has written a snapshot: that is as good."""
         self._last = time.monotonic()
 
-    def write(self) -> None:
-        """Write one now; weights that a loss that is no number has spoiled are not worth it."""
+    def write(self) -> bool:
+        """Write one now; weights that a loss that is no number has spoiled are not worth it.
+
+        Returns:
+            Whether one was written.
+        """
         self.postpone()
         engine = self._engine
         if not math.isfinite(engine.loss):
-            return
+            return False
         prefix = join(join(self._folder.url, "checkpoints"), "auto")
         names = snapshot_names(prefix, engine.iteration, engine.param.snapshot_format)
         try:
@@ -56,6 +60,8 @@ class Checkpoints:
             self._rotate(KEPT)
         except StorageError as error:
             self._emit(Warned(message=f"no automatic checkpoint at iteration {engine.iteration}: {error.message}"))
+            return False
+        return True
 
     def clear(self) -> None:
         """The run is done: its checkpoints are of no more use."""

@@ -13,7 +13,7 @@ from distributed import Client, Future
 
 from cosdask.errors import CosdaskError, DeadlineError, GroupError
 from cosdask.parallel import link
-from cosdask.parallel.group import Member, ask_workers, connected, meeting_point, workers_of
+from cosdask.parallel.group import Member, ask_workers, check_free, connected, meeting_point, workers_of
 from cosdask.parallel.heartbeats import Heartbeats
 from cosdask.parallel.job import Job
 
@@ -27,6 +27,8 @@ RECONNECTING = 15.0
 ASK_AGAIN = 0.25
 #: seconds that ranks have to snapshot and end after they were asked to
 STOPPING = 60.0
+#: seconds after which a rank that its worker has not begun is asked after; one of the group before has ended by then
+BEGINNING = 15.0
 #: seconds that killed ranks have to be gone
 ENDING = 10.0
 #: seconds in which ranks that wait for others give up after the first has
@@ -44,7 +46,9 @@ class Generation:
         self.job = replace(job, coordinator=coordinator)
         self._futures: list[Future] = []
         self._changed = threading.Event()
-        self._touched = self._looked = time.monotonic()
+        self._started = self._touched = self._looked = time.monotonic()
+        #: ranks that their workers were seen to have begun
+        self._begun = set[int]()
         self._silence, self._wants_to_finish = silence, wants_to_finish
         #: ranks that have not been asked to finish yet, where that is wanted
         self._to_finish = set(range(len(members)))
@@ -118,8 +122,8 @@ class Generation:
         while not connected(self.client):
             if time.monotonic() > until:
                 raise GroupError(
-                    f"the Dask scheduler has not been reached for {RECONNECTING:.0f} s; the ranks snapshot and end by "
-                    "themselves where their workers live on. Bring a cluster up and go on with --resume.",
+                    f"the Dask scheduler has not been reached for {RECONNECTING:.0f} s; the ranks write a checkpoint "
+                    "and end by themselves where their workers live on. Bring a cluster up and go on with --resume.",
                     no_scheduler=True,
                 )
             self._changed.wait(0.25)
@@ -141,7 +145,35 @@ class Generation:
             self._check_workers()
         if now - self._touched > TOUCH:
             self._touched = now
-            self._everywhere(link.touch, range(len(self.members)))
+            answers = self._everywhere(link.touch, range(len(self.members)))
+            self._begun |= {rank for rank, member in enumerate(self.members) if answers.get(member.address) is True}
+            # a worker that hangs does not answer at all: its heartbeats tell
+            self._check_begun(
+                [rank for rank, member in enumerate(self.members) if answers.get(member.address) is False]
+            )
+
+    def _check_begun(self, idle: list[int]) -> None:
+        """A worker that is busy with something else keeps its rank waiting, without a word of its own.
+
+        Args:
+            idle: ranks whose workers say that no such rank is there.
+        """
+        waited = time.monotonic() - self._started
+        waiting = [rank for rank in idle if rank not in self._begun and not self._futures[rank].done()]
+        if not waiting or waited < BEGINNING:
+            return
+        members = [self.members[rank] for rank in waiting]
+        check_free(self.client, members, own=self.job.run_id)
+        if waited > self.job.deadline:
+            named = ", ".join(
+                f"rank {rank} at {member.host} (worker {member.worker})"
+                for rank, member in zip(waiting, members, strict=True)
+            )
+            raise DeadlineError(
+                f"{named} did not begin within {waited:.0f} s (--worker-deadline): the worker's threads are busy with "
+                "other tasks. Wait for them to end, or use other workers.",
+                died=True,
+            )
 
     def _settled(self, seconds: float) -> bool:
         """Wait until every rank's task has ended in some way; False where the time was too short."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import time
@@ -179,7 +180,7 @@ def _by_name(member: Member) -> tuple[int, int, str, str]:
 
 
 def ask_workers(client: Client, addresses: list[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Call a function beside the tasks of some workers; those that do not answer in time are left out.
+    """Call a function beside the tasks of some workers; where one does not answer in time, the answers are lost.
 
     A worker that dies or hangs meanwhile is no error here: its task's future tells it better.
     """
@@ -193,13 +194,33 @@ def ask_workers(client: Client, addresses: list[str], function: Callable[..., An
         return {}
 
 
-def check_free(client: Client, members: list[Member], take_over: str = "") -> None:
+def ask_each_worker(
+    client: Client, addresses: list[str], function: Callable[..., Any], *arguments: Any
+) -> dict[str, Any]:
+    """As :func:`ask_workers`, but only the answers of those workers are lost that hang; a message more a worker."""
+
+    async def ask(address: str) -> dict[str, Any]:
+        call = client._run(function, *arguments, workers=[address], on_error="return")
+        try:
+            return dict(await asyncio.wait_for(call, ANSWER))
+        except (TimeoutError, OSError):
+            return {}
+
+    async def ask_all() -> list[dict[str, Any]]:
+        return await asyncio.gather(*(ask(address) for address in addresses))
+
+    answers = client.sync(ask_all, callback_timeout=2 * ANSWER)
+    return {address: answer for each in answers for address, answer in each.items()}
+
+
+def check_free(client: Client, members: list[Member], take_over: str = "", own: str = "") -> None:
     """No member may be training already: its tasks would wait behind the other run without a word.
 
     Args:
         client: connected to the cluster.
         members: the workers to use.
         take_over: a model whose run, left alone by a client that died, is asked to snapshot and end.
+        own: a run that may be theirs.
 
     Raises:
         GroupError: naming the worker and the run.
@@ -207,12 +228,13 @@ def check_free(client: Client, members: list[Member], take_over: str = "") -> No
     addresses = [member.address for member in members]
     if take_over:
         _end_left_runs(client, addresses, take_over)
-    answers = ask_workers(client, addresses, link.live_run)
+    answers = ask_each_worker(client, addresses, link.live_run)
     for member in members:
-        if isinstance(answers.get(member.address), str) and answers[member.address]:
+        found = answers.get(member.address)
+        if isinstance(found, tuple) and found[0] != own:
             raise GroupError(
-                f"worker {member.worker} at {member.host} is training already ({answers[member.address]}). Wait for it "
-                "to end, or use other workers.",
+                f"worker {member.worker} at {member.host} is training already ({found[1]}). Wait for it to end, or use "
+                "other workers.",
                 host=member.host,
             )
 
@@ -220,7 +242,7 @@ def check_free(client: Client, members: list[Member], take_over: str = "") -> No
 def _end_left_runs(client: Client, addresses: list[str], model: str) -> None:
     """Wait until the ranks of an earlier client's run of this model have written a snapshot and ended."""
     until = time.monotonic() + LEAVING
-    while any(answer is True for answer in ask_workers(client, addresses, link.stop_model, model).values()):
+    while any(answer is True for answer in ask_each_worker(client, addresses, link.stop_model, model).values()):
         if time.monotonic() > until:
             raise DeadlineError(
                 f"the run of {model} that an earlier client left did not end within {LEAVING:.0f} s of being asked to."

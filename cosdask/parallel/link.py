@@ -27,7 +27,7 @@ from cosdask.parallel.unhurried import unhurried
 
 #: characters of an error that come to the driver
 _MOST_TEXT = 8000
-#: seconds without a sign of the driver after which ranks snapshot and end
+#: seconds without a sign of the driver after which ranks write a checkpoint and end
 CLIENT_GONE = 30.0
 #: seconds a rank has to end by itself before it is killed
 GRACE = 30.0
@@ -124,10 +124,12 @@ def free_address(host: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def live_run() -> str:
-    """What this worker is training, in words; "" where it is free."""
+def live_run() -> tuple[str, str] | None:
+    """The run that this worker is training, by its name and in words; None where it is free."""
     live = _live
-    return "" if live is None else f"run {live.job.run_id} of {live.job.model}, rank {live.rank}"
+    if live is None:
+        return None
+    return live.job.run_id, f"run {live.job.run_id} of {live.job.model}, rank {live.rank}"
 
 
 def _live_of(run_id: str, generation: int) -> LiveRank | None:
@@ -200,7 +202,8 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
     member = job.members[rank]
     if worker.address != member["address"] or member["folder"] not in ("", worker.local_directory):
         raise GroupError(
-            f"rank {rank} was sent to the worker at {member['address']}, which is gone; it came to {worker.address}.",
+            f"rank {rank} was sent to the worker at {member['address']}, which is gone or has no thread free; it came "
+            f"to {worker.address}.",
             rank=rank,
             host=member["host"],
         )
@@ -215,14 +218,18 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
     try:
         live = _live = _begin(job, rank, worker.local_directory)
         with live.log, unhurried(worker):
-            return _follow(live, worker)
-    except CosdaskError as error:
+            result = _follow(live, worker)
         # another group may follow, for which the spare waits
+        keep_spare = result["status"] == "preempted"
+        return result
+    except CosdaskError as error:
         keep_spare = bool(error.where.get("died") or error.where.get("lost_peer"))
         raise
     finally:
         try:
-            if not keep_spare:
+            if keep_spare:
+                _spares.wait_for_group()
+            else:
                 _spares.end()
         finally:
             _live = None
@@ -243,7 +250,7 @@ def _begin(job: Job, rank: int, folder: str) -> LiveRank:
             f"rank {rank} at {member['host']} (worker {member['worker']}): its process cannot be started: {error}.",
             rank=rank,
             host=member["host"],
-            may_pass=True,
+            may_pass=errors.may_pass(error),
         ) from error
     return LiveRank(job, rank, *found)
 
@@ -257,6 +264,7 @@ def spare_ahead(threads: dict[str, int], dask_worker: Any = None) -> None:
     """
     if _live is None:
         _spares.prepare(threads[dask_worker.address], dask_worker.local_directory)
+        _spares.wait_for_group()
 
 
 def end_spare(run_id: str) -> None:
@@ -311,7 +319,7 @@ def _ended(live: LiveRank) -> int:
 
 
 def _watch(live: LiveRank, done: threading.Event) -> None:
-    """End the rank where it hangs; and, with a snapshot, where the driver has not been heard of for too long."""
+    """End the rank where it hangs; and, with a checkpoint, where the driver has not been heard of for too long."""
     looked = time.monotonic()
     while not done.wait(_LOOK):
         live.end_if_hung()
@@ -321,7 +329,7 @@ def _watch(live: LiveRank, done: threading.Event) -> None:
         looked = now
         silent = time.monotonic() - live.heard
         if silent > CLIENT_GONE:
-            live.command("stop")
+            live.command("leave")
         if silent > CLIENT_GONE + GRACE:
             live.process.kill()
 

@@ -7,7 +7,6 @@ to standard output as JSON lines, and ends when its parent does. Whatever else p
 from __future__ import annotations
 
 import ctypes
-import errno
 import faulthandler
 import gc
 import json
@@ -19,7 +18,7 @@ import time
 import traceback
 from typing import IO, TYPE_CHECKING, Any
 
-from cosdask.errors import CosdaskError
+from cosdask.errors import CosdaskError, may_pass
 from cosdask.parallel.job import Job
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 _SET_NAME = 15  # PR_SET_NAME
 #: seconds between two signs of life
 _SIGN = 1.0
-#: a disk or quota that is full, or that fails, may be better when the next group comes there
-_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class Outlet:
@@ -105,21 +102,16 @@ def _call_it(name: str) -> None:
 
 
 def _described(error: BaseException) -> dict[str, Any]:
+    where = {"may_pass": True} if may_pass(error) else {}
     if isinstance(error, CosdaskError):
-        where = {key: value for key, value in error.where.items() if isinstance(value, str | int | float)}
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _MAY_PASS:
-            where["may_pass"] = True
-        return {"error": type(error).__name__, "message": error.message, "where": where}
-    text = "".join(traceback.format_exception(error))
-    found: dict[str, Any] = {
+        own = {key: value for key, value in error.where.items() if isinstance(value, str | int | float)}
+        return {"error": type(error).__name__, "message": error.message, "where": {**own, **where}}
+    return {
         "error": type(error).__name__,
         "message": str(error) or type(error).__name__,
-        "traceback": text,
+        "traceback": "".join(traceback.format_exception(error)),
+        "where": where,
     }
-    # what took the memory may have ended when the next group comes
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        found["where"] = {"may_pass": True}
-    return found
 
 
 class Signs:
@@ -196,12 +188,17 @@ def _listen(trainer: Trainer) -> None:
 
     signal.signal(signal.SIGTERM, lambda number, frame: trainer.engine.ask_to_stop(Stop.PREEMPT))
 
+    commands = {
+        "stop": lambda: trainer.engine.ask_to_stop(Stop.SNAPSHOT),
+        "finish": lambda: trainer.engine.ask_to_stop(Stop.FINISH),
+        "leave": trainer.leave,
+    }
+
     def read() -> None:
         for line in sys.stdin:
-            if line.strip() == "stop":
-                trainer.engine.ask_to_stop(Stop.SNAPSHOT)
-            elif line.strip() == "finish":
-                trainer.engine.ask_to_stop(Stop.FINISH)
+            act = commands.get(line.strip())
+            if act is not None:
+                act()
         os._exit(3)
 
     threading.Thread(target=read, name="commands", daemon=True).start()

@@ -6,18 +6,30 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from distributed import Client
 
 from cosdask.config import Config
-from cosdask.errors import CosdaskError, DeadlineError, GroupError
-from cosdask.events import Restarted, Warned
+from cosdask.errors import CosdaskError, DeadlineError, GroupError, may_pass
+from cosdask.events import Restarted
 from cosdask.parallel.generation import Generation
-from cosdask.parallel.group import Member, connected, end_spares, on_interface, revive, wait_for_members
+from cosdask.parallel.group import (
+    Member,
+    check_free,
+    connected,
+    end_spares,
+    on_interface,
+    revive,
+    wait_for_members,
+    workers_of,
+)
 from cosdask.parallel.job import Job, regrouped
 from cosdask.parallel.leftovers import sweep
+from cosdask.parallel.link import CLIENT_GONE
 from cosdask.parallel.locality import Arrangement
 from cosdask.parallel.run import Run
+from cosdask.parallel.scaling import rate_factor
 from cosdask.parallel.snapshots import newest_whole
 
 #: generations without progress after which a run ends
@@ -50,6 +62,10 @@ class Recovery:
     run: Run
     ready: Callable[[Job, list[Member]], Job] = lambda job, members: job
     arrange: Callable[[list[Member]], Arrangement] = Arrangement
+
+    def __post_init__(self) -> None:
+        #: ranks of the first group: later ones have no more
+        self._most = len(self.members)
 
     def to_the_end(self) -> None:
         """Run groups until one ends as it should.
@@ -84,18 +100,18 @@ class Recovery:
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(self.run.where_it_stopped()) from error
             except CosdaskError as error:
-                if not error.where.get("died") and not error.where.get("may_pass"):
+                if not error.where.get("died") and not may_pass(error):
                     raise
                 loss = error
             if before is not None:
                 # more was lost while the next group came together
-                self.run.tell(Warned(message=f"before a new group was there: {before.message}"))
+                self.run.warn(f"before a new group was there: {before.message}")
             reached = self.run.record.reached()
             fruitless = fruitless + 1 if reached <= best else 0
             best = max(best, reached)
             if fruitless >= FRUITLESS:
                 raise loss
-            if loss.where.get("may_pass"):
+            if may_pass(loss):
                 time.sleep(PAUSE * (fruitless + 1))
 
     def _generation(self, job: Job) -> Generation:
@@ -113,15 +129,17 @@ class Recovery:
         self.members = placed.members
         snapshot, problems = newest_whole(self.run.folder)
         for problem in problems:
-            self.run.tell(Warned(message=problem))
+            self.run.warn(problem)
         job = self.job
         if snapshot is not None:
             job = replace(job, snapshot=snapshot["state"], weights="")
         iteration = snapshot["iteration"] if snapshot else 0
         self.run.tell(Restarted(generation=generation, reason=loss.message, iteration=iteration))
-        self._tell_of_size(len(self.members))
+        factor = rate_factor(self.config, len(self.members) * job.devices)
+        self._tell_of_size(len(self.members), factor)
         self.job = replace(
             job,
+            lr_scale=factor,
             groups=self._groups_from(iteration),
             world=len(self.members),
             members=[member.as_dict() for member in self.members],
@@ -143,32 +161,44 @@ class Recovery:
         """As many workers as before, or fewer where the user said how few are enough."""
         silent = loss.where.get("silent")
         avoid = {silent} if isinstance(silent, str) and not revive(self.client, silent) else set()
-        config, world = self.config, self.job.world
+        config = self.config
+        # where fewer went on, those that have come back since are taken in again; none is waited for
+        there = sum(address not in avoid for address in workers_of(self.client))
+        world = max(self.job.world, min(self._most, there))
         try:
             found = wait_for_members(self.client, world, config.min_workers, config.worker_deadline, avoid)
+            check_free(self.client, found, own=self.job.run_id)
             return on_interface(self.client, found, config.interface)
         except DeadlineError as error:
             raise DeadlineError(f"{error.message} The group before it ended because: {loss.message}") from loss
 
-    def _tell_of_size(self, world: int) -> None:
-        before = self.job.world
-        if world != before:
-            self.run.tell(
-                Warned(
-                    message=f"going on with {world} of {before} workers: each iteration now takes {world} batches "
-                    f"instead of {before}, so the effective batch is {world / before:.3g} of what it was, at its rate"
-                    + (
-                        "; what is left of the epoch in progress is divided among them."
-                        if self.job.groups
-                        else ", and the epoch in progress is planned anew over the workers that are left."
-                    )
-                )
-            )
+    def _tell_of_size(self, world: int, factor: float) -> None:
+        before, job = self.job.world, self.job
+        if world == before:
+            return
+        rate = "at its rate"
+        if factor != job.lr_scale:
+            rate = f"its learning rate times {factor:g} in place of {job.lr_scale:g} (--scale-lr)"
+        epoch = (
+            "what is left of the epoch in progress is divided among them"
+            if job.groups
+            else "the epoch in progress is planned anew over these workers"
+        )
+        advice = " To divide the prototxt's batch among them, end the run and go on with --resume."
+        self.run.warn(
+            f"going on with {world} workers in place of {before}: each iteration now takes {world} batches instead of "
+            f"{before}, so the effective batch is {world / before:.3g} of what it was, {rate}; {epoch}."
+            + (advice if self.config.batch_is_global else "")
+        )
 
 
-def _preempted(told: list[dict[str, object]]) -> GroupError:
-    first = told[0]
-    return GroupError(
-        f"the group was told to end (SIGTERM) at iteration {first['iteration']} and wrote a checkpoint first.",
-        died=True,
-    )
+def _preempted(told: list[dict[str, Any]]) -> GroupError:
+    """What ended a group whose ranks ended together before the training's end, to form again."""
+    iteration = told[0]["iteration"]
+    if any(result["unheard"] for result in told):
+        why = f"the ranks heard nothing of this client for {CLIENT_GONE:.0f} s (it or the scheduler stood still)"
+    else:
+        why = "the group was told to end (SIGTERM)"
+    kept = any(result.get("kept") for result in told)
+    checkpoint = "wrote a checkpoint first" if kept else "could not write a checkpoint"
+    return GroupError(f"{why} and ended at iteration {iteration}; it {checkpoint}.", died=True)

@@ -95,7 +95,7 @@ class Run:
         """
         # told from here: the thread that hears events must not wait for the run folder
         while self._to_tell:
-            self.tell(Warned(message=self._to_tell.popleft()))
+            self.warn(self._to_tell.popleft())
         if self._failure is not None:
             raise self._failure
         return bool(self.early)
@@ -109,6 +109,14 @@ class Run:
         """An event of the driver's own."""
         self.folder.append_event(event.to_dict())
         self._spread(event)
+
+    def warn(self, message: str) -> None:
+        """A warning of the driver's own; who listens hears it also where the run folder has no room for it."""
+        try:
+            self.folder.append_event(Warned(message=message).to_dict())
+        except StorageError as problem:
+            message = f"{message} (This is not in the run folder: {problem.message})"
+        self._spread(Warned(message=message))
 
     def conclude(self, error: BaseException | None = None) -> None:
         """Keep how the run ended, and write its report.

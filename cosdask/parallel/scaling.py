@@ -36,6 +36,11 @@ def scale(param: caffe_pb2.SolverParameter, config: Config, devices: int) -> flo
             for layer in net.layer:
                 if _trains(layer):
                     _divide(layer, devices)
+    return rate_factor(config, devices)
+
+
+def rate_factor(config: Config, devices: int) -> float:
+    """What the learning rate is multiplied with on so many devices."""
     return float(devices) if config.scale_lr == "linear" else 1.0
 
 

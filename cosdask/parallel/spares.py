@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
@@ -21,6 +22,8 @@ from cosdask.parallel.gpu_memory import without_own
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 #: seconds that a process has to be gone after it was killed
 GRACE = 30.0
+#: seconds that a spare waits for a group; counting rows may take longer, and then ranks start anew
+UNWANTED = 180.0
 #: what keeps a spare from starting, or from ending
 _NO_SPARE = (OSError, subprocess.SubprocessError)
 Environment = dict[str, str]
@@ -54,43 +57,73 @@ def start(threads: int, log: IO[bytes]) -> Process:
 
 
 class Spares:
-    """At most one spare on this worker."""
+    """At most one spare on this worker; to be called from any thread.
+
+    Attributes:
+        unwanted: seconds after which a spare ends that waits for a group: its client may have died before it took it.
+    """
 
     def __init__(self) -> None:
+        self.unwanted = UNWANTED
         # one thread that lives as long as the worker: a rank dies with the thread that started it
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="spare-rank")
         self._spare: tuple[int, Future[tuple[Process, IO[bytes]]]] | None = None
+        self._timer = threading.Timer(0, lambda: None)
+        self._lock = threading.Lock()
 
     def prepare(self, threads: int, folder: str) -> None:
-        """Start a spare for a rank of so many threads, where there is none."""
-        if self._spare is None:
-            self._spare = threads, self._starter.submit(start_logged, threads, folder)
+        """Start a spare for a rank of so many threads, where there is none; a rank lives beside it, which ends it."""
+        with self._lock:
+            if self._spare is None:
+                self._spare = threads, self._starter.submit(start_logged, threads, folder)
+
+    def wait_for_group(self) -> None:
+        """No rank lives beside the spare: from now on it waits so long for one to take it, and then ends."""
+        with self._lock:
+            self._timer.cancel()
+            if self._spare is not None:
+                _, future = self._spare
+                self._timer = threading.Timer(self.unwanted, self._end_unwanted, (future,))
+                self._timer.daemon = True
+                self._timer.start()
 
     def take(self, threads: int) -> tuple[Process, IO[bytes]] | None:
         """The spare, where it has so many threads and lives; the caller ends it and closes its log."""
-        if self._spare is None:
-            return None
-        found, future = self._spare
-        if found != threads:
-            self.end()
-            return None
-        self._spare = None
-        try:
-            process, log = future.result()
-            if process.poll() is None:
+        with self._lock:
+            found = self._let_go()
+            if found is None:
+                return None
+            has, future = found
+            try:
+                process, log = future.result()
+            except _NO_SPARE:
+                return None  # there was no room for one then; there may be now, for the rank itself
+            if has == threads and process.poll() is None:
                 return process, log
             _close(process, log)
-        except _NO_SPARE:
-            pass  # there was no room for one then; there may be now, for the rank itself
-        return None
+            return None
 
     def end(self) -> None:
         """End the spare."""
-        if self._spare is not None:
-            _, future = self._spare
-            self._spare = None
+        with self._lock:
+            self._end()
+
+    def _end_unwanted(self, future: Future[tuple[Process, IO[bytes]]]) -> None:
+        with self._lock:
+            # it may have been taken, or have given way to another, just now
+            if self._spare is not None and self._spare[1] is future:
+                self._end()
+
+    def _end(self) -> None:
+        found = self._let_go()
+        if found is not None:
             with contextlib.suppress(*_NO_SPARE):
-                _close(*future.result())
+                _close(*found[1].result())
+
+    def _let_go(self) -> tuple[int, Future[tuple[Process, IO[bytes]]]] | None:
+        self._timer.cancel()
+        found, self._spare = self._spare, None
+        return found
 
 
 def start_logged(threads: int, folder: str) -> tuple[Process, IO[bytes]]:

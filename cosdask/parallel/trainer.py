@@ -58,6 +58,7 @@ class Trainer:
         load_plugins(job.plugins)
         self.job, self.rank, self._send = job, rank, send
         self._began, self._starting, self._done = time.time(), dict(starting or {}), False
+        self._unheard = False
         param = parse_solver(job.solver)
         devices = devices_by_rank(jax.devices(), job.world, job.devices)
         per_process = job.devices
@@ -124,11 +125,21 @@ class Trainer:
             self._checkpoints.clear()
         self.engine.close()
 
+    def leave(self) -> None:
+        """Nothing is heard of the client: the group writes a checkpoint to go on from, and ends."""
+        self._unheard = True
+        self.engine.ask_to_stop(Stop.PREEMPT)
+
     def _preempted(self) -> dict[str, Any]:
-        """A rank's place is needed (SIGTERM): the group writes a checkpoint and ends, to form again elsewhere."""
-        if self._checkpoints:
-            self._checkpoints.write()
-        return self._result("preempted")
+        """The group writes a checkpoint and ends, since a rank's place is needed (SIGTERM) or the client is gone."""
+        result: dict[str, Any] = {"unheard": self._unheard}
+        if self._checkpoints and self._folder:
+            result["kept"] = self._checkpoints.write()
+            if self._unheard:
+                # kept, not told: a client that lives after all goes on
+                ended = RunEnded(iteration=self.engine.iteration, status="stopped", message="the client was gone")
+                self._folder.append_event(ended.to_dict())
+        return {**self._result("preempted"), **result}
 
     def _result(self, status: str) -> dict[str, Any]:
         self._warnings.close()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from conftest_parallel import Train, config, ranks_alive
+from conftest_parallel import Train, config, listening, ranks_alive
 from distributed import Client
 from problems import Problem, make_problem
 
 import cosdask
+
+CLUSTER = """
+import cosdask, sys
+if __name__ == "__main__":
+    with cosdask.LocalCluster(n_workers=2, threads_per_worker=1) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,12 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[cosdask.LocalCluster]:
-    """Three workers of one thread; afterwards no process of theirs is left."""
+    """Three workers of one thread; afterwards no process or port of theirs is left."""
+    before = listening()
     with cosdask.LocalCluster(n_workers=3, threads_per_worker=1) as local:
         yield local
         started = [process for process in psutil.Process().children(recursive=True) if not _of_python(process)]
     _, left = psutil.wait_procs(started, timeout=30)
     assert not left, f"processes left: {left}"
+    assert listening() <= before, "ports left"
 
 
 def _of_python(process: psutil.Process) -> bool:
@@ -40,11 +52,15 @@ def _of_python(process: psutil.Process) -> bool:
 
 @pytest.fixture
 def client(cluster: cosdask.LocalCluster) -> Iterator[Client]:
-    """A client of the cluster, with all three workers there; no rank outlives a test."""
+    """A client of the cluster, with all three workers there; no rank outlives a test, nor any of its ports."""
     with Client(cluster) as connected:
         connected.wait_for_workers(3, timeout=60)
+        before = listening()
+        processes = {pid for pid, _ in before}
         yield connected
         assert not ranks_alive()
+        # a worker that came in a dead one's place has a port of its own
+        assert {(pid, port) for pid, port in listening() if pid in processes} <= before, "ports left"
 
 
 @pytest.fixture
@@ -71,3 +87,23 @@ def whole(cluster: cosdask.LocalCluster, made: Problem) -> Any:
 def train(client: Client, made: Problem, tmp_path: Path) -> Train:
     """See :class:`Train`."""
     return Train(client, made, tmp_path / "small.caffemodel")
+
+
+@pytest.fixture
+def cluster_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Scheduler and nannies in a process of their own; afterwards nothing of it is left."""
+    script = tmp_path / "cluster.py"
+    script.write_text(CLUSTER)
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    family = []
+    with process:
+        assert process.stdout is not None and process.stdin is not None
+        process.address = process.stdout.readline().strip()  # type: ignore[attr-defined]
+        family = psutil.Process(process.pid).children(recursive=True)
+        yield process
+        if process.poll() is None:
+            process.stdin.close()
+    _, left = psutil.wait_procs(family, timeout=30)
+    assert not left, f"processes left: {left}"

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 from distributed import Client
 from problems import Problem
 
 import cosdask
 from cosdask.events import Event
+from cosdask.parallel.group import Member
+from cosdask.parallel.job import Job
 from cosdask.storage import RunFolder
+
+MAIN = "import sys; from cosdask.cli.main import main; sys.exit(main())"
+DEADLINE = 120.0
+#: of a group that is nowhere, and what it would do
+MEMBERS = [Member(f"tcp://10.0.0.{i}:1", str(i), f"10.0.0.{i}", 1, f"/tmp/worker-{i}") for i in range(2)]
+JOB = Job(
+    run_id="r", solver="", source={}, test_sources=[], model="m", seed=1, world=2,
+    members=[member.as_dict() for member in MEMBERS], threads=[1, 1],
+)  # fmt: skip
 
 
 def ranks_alive() -> list[psutil.Process]:
@@ -26,6 +41,20 @@ def rank_processes(below: int | None = None) -> list[psutil.Process]:
     """The processes of ranks and of those that may become one, below a process, by default this one."""
     found = psutil.Process(os.getpid() if below is None else below).children(recursive=True)
     return [process for process in found if "cosdask.parallel.rank" in _command(process)]
+
+
+def listening() -> set[tuple[int, int]]:
+    """Process and port wherever this process, or one below it, listens."""
+    me = psutil.Process()
+    return {(process.pid, port) for process in [me, *me.children(recursive=True)] for port in _ports(process)}
+
+
+def _ports(process: psutil.Process) -> list[int]:
+    """Where a process listens; nowhere where it has ended meanwhile."""
+    try:
+        return [found.laddr.port for found in process.net_connections("inet") if found.status == psutil.CONN_LISTEN]
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return []
 
 
 def _command(process: psutil.Process) -> str:
@@ -118,3 +147,21 @@ class Train:
     def folder(self) -> RunFolder:
         """The run folder."""
         return RunFolder(self.model.with_suffix(".run"))
+
+
+def run_client(process: Any, made: Problem) -> subprocess.Popen[bytes]:
+    """A training on the cluster of a process, by a client in a process of its own."""
+    words = ["train", "-conf", str(made.solver), "-model", made.model, "--cluster", process.address]
+    return subprocess.Popen([sys.executable, "-c", MAIN, *words, "--progress", "none"], stderr=subprocess.PIPE)
+
+
+def start_client(process: Any, made: Problem) -> subprocess.Popen[bytes]:
+    """A training by a client of its own, once its first snapshot is there."""
+    client = run_client(process, made)
+    folder, until = RunFolder(made.folder / "out" / "small.run"), time.monotonic() + DEADLINE
+    while not folder.read_snapshots():
+        if time.monotonic() > until or client.poll() is not None:
+            client.kill()
+            pytest.fail(f"no snapshot within {DEADLINE} s: {client.communicate()[1].decode()}")
+        time.sleep(0.02)
+    return client

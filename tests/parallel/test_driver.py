@@ -24,6 +24,7 @@ import cosdask
 from cosdask.data import write_lmdb
 from cosdask.errors import ConfigError, CosdaskError, DataError, DeadlineError, GroupError, StorageError
 from cosdask.events import Progress, RunEnded, RunStarted, Validation
+from cosdask.parallel import driver, generation
 from cosdask.storage import RunFolder
 
 
@@ -201,6 +202,28 @@ def test_a_worker_trains_once_at_a_time(client: Client, problem: Callable[..., P
     result = cosdask.CaffeOnDask(client, config(made), consumers=[listener]).train()
     thread.join(60)
     assert result.status == "done"
+    assert "is training already" in str(refused[0])
+
+
+@pytest.mark.long
+def test_a_run_that_began_while_another_prepared_does_not_wait_behind_it(
+    client: Client, problem: Callable[..., Problem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 6: both found the workers free; whose ranks come second hears of the other run."""
+    made = problem(settings="max_iter: 4000 display: 1")
+    for name, seconds in {"BEGINNING": 2.0, "TOUCH": 1.0, "ENDING": 1.0}.items():
+        monkeypatch.setattr(generation, name, seconds)
+    monkeypatch.setattr(driver, "check_free", lambda *_, **__: None)
+    refused: list[BaseException] = []
+
+    def train_too() -> None:
+        with Client(client.scheduler.address, set_as_default=False) as apart, pytest.raises(GroupError) as error:
+            cosdask.CaffeOnDask(apart, config(made, model=str(made.folder / "other.caffemodel"))).train()
+        refused.append(error.value)
+
+    thread = threading.Thread(target=train_too)
+    assert cosdask.CaffeOnDask(client, config(made), consumers=[Listener(Progress, thread.start)]).train().params
+    thread.join(60)
     assert "is training already" in str(refused[0])
 
 

@@ -2,65 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from conftest_parallel import Listener, assert_same, config, rank_processes
+from conftest_parallel import DEADLINE, Listener, assert_same, config, rank_processes, start_client
 from distributed import Client
-from problems import Problem, make_problem
+from problems import make_problem
 
 import cosdask
 from cosdask.events import RunStarted
+from cosdask.parallel import link
 from cosdask.storage import RunFolder
-
-CLUSTER = """
-import cosdask, sys
-if __name__ == "__main__":
-    with cosdask.LocalCluster(n_workers=2, threads_per_worker=1) as cluster:
-        print(cluster.scheduler_address, flush=True)
-        sys.stdin.read()
-"""
-MAIN = "import sys; from cosdask.cli.main import main; sys.exit(main())"
-DEADLINE = 120.0
-
-
-@pytest.fixture
-def cluster_process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Scheduler and nannies in a process of their own; afterwards nothing of it is left."""
-    script = tmp_path / "cluster.py"
-    script.write_text(CLUSTER)
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    family = []
-    with process:
-        assert process.stdout is not None and process.stdin is not None
-        process.address = process.stdout.readline().strip()  # type: ignore[attr-defined]
-        family = psutil.Process(process.pid).children(recursive=True)
-        yield process
-        if process.poll() is None:
-            process.stdin.close()
-    _, left = psutil.wait_procs(family, timeout=30)
-    assert not left, f"processes left: {left}"
-
-
-def start_client(process: Any, made: Problem) -> subprocess.Popen[bytes]:
-    """A training by a client of its own, once its first snapshot is there."""
-    words = ["train", "-conf", str(made.solver), "-model", made.model, "--cluster", process.address]
-    client = subprocess.Popen([sys.executable, "-c", MAIN, *words, "--progress", "none"], stderr=subprocess.PIPE)
-    folder, until = RunFolder(made.folder / "out" / "small.run"), time.monotonic() + DEADLINE
-    while not folder.read_snapshots():
-        if time.monotonic() > until or client.poll() is not None:
-            client.kill()
-            pytest.fail(f"no snapshot within {DEADLINE} s: {client.communicate()[1].decode()}")
-        time.sleep(0.02)
-    return client
 
 
 def test_a_new_client_takes_the_run_up(cluster_process: Any, tmp_path: Path) -> None:
@@ -94,3 +50,34 @@ def test_a_lost_scheduler_ends_the_run_with_the_remedy(cluster_process: Any, cli
     found = cosdask.CaffeOnDask(client, config(made, resume=True, clusterSize=2)).train()
     whole = cosdask.CaffeOnDask(client, config(made, overwrite=True, clusterSize=2)).train()
     assert_same(found.params, whole.params)
+
+
+@pytest.mark.long
+def test_a_client_that_stood_still_goes_on_by_itself(cluster_process: Any, tmp_path: Path) -> None:
+    """As a computer that slept: the ranks have left a checkpoint and gone, and the client forms the next group."""
+    made = make_problem(tmp_path / "problem", settings="max_iter: 6000 snapshot: 200")
+
+    def forget_soon() -> None:  # in here, so that it travels as it is: workers do not have this module
+        link.CLIENT_GONE = 8.0
+
+    with Client(cluster_process.address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=DEADLINE)
+        client.run(forget_soon)
+        folder = RunFolder(made.folder / "out" / "small.run")
+        with start_client(cluster_process, made) as first:
+            os.kill(first.pid, signal.SIGSTOP)
+            ranks = [process for process in rank_processes(cluster_process.pid) if "rank" in process.name()]
+            assert not psutil.wait_procs(ranks, timeout=DEADLINE)[1]
+            *_, last = folder.read_events()
+            assert (last["kind"], last["status"], last["message"]) == ("run_ended", "stopped", "the client was gone")
+            os.kill(first.pid, signal.SIGCONT)
+            _, error = first.communicate(timeout=DEADLINE)
+        assert first.returncode == 0, error.decode()
+        events = list(folder.read_events())
+        (restart,) = (event for event in events if event["kind"] == "restarted")
+        assert "heard nothing of this client" in restart["reason"] and restart["iteration"] % 200
+        assert events[-1]["kind"] == "run_ended" and events[-1]["status"] == "done"
+        net = cosdask.Net(str(made.folder / "net.prototxt"), phase="TRAIN", weights=made.model)
+        found = net.to_blobs(net.params)
+        whole = cosdask.CaffeOnDask(client, config(made, overwrite=True)).train()
+    assert_same(found, whole.params)

@@ -5,31 +5,25 @@ A stand-in takes the place of the cluster, so that the order of what happens is 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from conftest_parallel import JOB, MEMBERS
 
-import cosdask
-from cosdask.errors import CosdaskError, GroupError, RankError
-from cosdask.events import Event
-from cosdask.parallel import generation, link, rank, recovery, spares
+from cosdask.errors import CosdaskError, DeadlineError, GroupError, RankError
+from cosdask.parallel import generation, group, link, rank, spares
 from cosdask.parallel.group import Member
 from cosdask.parallel.job import Job
-
-MEMBERS = [Member(f"tcp://10.0.0.{i}:1", str(i), f"10.0.0.{i}", 1, f"/tmp/worker-{i}") for i in range(2)]
-JOB = Job(
-    run_id="r", solver="", source={}, test_sources=[], model="m", seed=1, world=2,
-    members=[member.as_dict() for member in MEMBERS], threads=[1, 1],
-)  # fmt: skip
-
 
 CANCELLED = object()
 
@@ -105,9 +99,9 @@ class Cluster:
 
     def cancel(self, futures: Any, force: bool) -> None: ...
 
-    def run(self, wants_to_finish: Callable[[], bool] = lambda: False) -> Any:
+    def run(self, wants_to_finish: Callable[[], bool] = lambda: False, job: Job = JOB) -> Any:
         client: Any = self
-        return generation.Generation(client, JOB, MEMBERS, 60.0, wants_to_finish).run()
+        return generation.Generation(client, job, MEMBERS, 60.0, wants_to_finish).run()
 
 
 @pytest.mark.parametrize(
@@ -178,6 +172,47 @@ def test_ranks_whose_futures_the_client_gave_up_are_ended(monkeypatch: pytest.Mo
     assert cluster.asked[0] == ("kill_rank", [member.address for member in MEMBERS])
 
 
+def test_a_rank_that_its_worker_does_not_begin_is_named_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 6: other tasks may keep the worker's threads; whose run it is that does, is asked first."""
+    asked: list[list[str]] = []
+
+    def check_free(client: Any, members: list[Member], own: str) -> None:
+        asked.append([member.worker for member in members])
+        if len(asked) > 2:
+            raise GroupError("worker 1 is training already")
+
+    for name, value in {"TOUCH": 0.0, "BEGINNING": 0.0, "ENDING": 0.0, "check_free": check_free}.items():
+        monkeypatch.setattr(generation, name, value)
+    cluster = Cluster(monkeypatch, late=100)
+    cluster.tasks = [Task(None, lambda: False) for _ in MEMBERS]
+    with pytest.raises(GroupError, match="training already"):
+        cluster.run(job=replace(JOB, deadline=60.0))
+    assert asked == [["1"]] * 3
+    asked.clear()
+    with pytest.raises(DeadlineError, match=r"^rank 1 at 10\.0\.0\.1 \(worker 1\) did not begin within 0 s") as caught:
+        cluster.run(job=replace(JOB, deadline=0.0))
+    assert caught.value.where["died"]
+
+
+def test_one_worker_that_hangs_does_not_hide_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked all together, nobody's answer would come while one worker is stopped."""
+
+    class Workers:
+        async def _run(self, function: Any, *_: Any, workers: list[str], on_error: str) -> dict[str, Any]:
+            if MEMBERS[0].address in workers:
+                await asyncio.sleep(60)
+            return dict.fromkeys(workers, ("other", "run other of m, rank 1"))
+
+        def sync(self, function: Any, *arguments: Any, callback_timeout: float, **keywords: Any) -> Any:
+            return asyncio.run(asyncio.wait_for(function(*arguments, **keywords), callback_timeout))
+
+    monkeypatch.setattr(group, "ANSWER", 0.1)
+    client: Any = Workers()
+    with pytest.raises(GroupError, match=r"worker 1 at 10\.0\.0\.1 is training already \(run other of m, rank 1\)"):
+        group.check_free(client, MEMBERS)
+    group.check_free(client, MEMBERS, own="other")
+
+
 def test_a_rank_without_room_for_its_process_may_have_some_later(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -201,7 +236,7 @@ def test_a_rank_out_of_memory_may_have_some_later(error: Exception) -> None:
     assert "may_pass" not in link._failure(live, {"kind": "error", **rank._described(KeyError("x"))}, 1).where
 
 
-@pytest.mark.parametrize(("waits", "asked"), [([1.0, 29.0, 1.0], []), ([1.0] * 32, ["stop", "stop"])])
+@pytest.mark.parametrize(("waits", "asked"), [([1.0, 29.0, 1.0], []), ([1.0] * 32, ["leave", "leave"])])
 def test_a_worker_that_stood_still_does_not_take_its_driver_for_gone(
     waits: list[float], asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,65 +274,3 @@ def test_a_rank_that_was_killed_within_a_line_is_a_death(monkeypatch: pytest.Mon
         with pytest.raises(GroupError, match="was ended by signal SIGKILL") as caught:
             link._follow(live, worker=None)
     assert caught.value.where["died"]
-
-
-def test_a_spare_that_could_not_start_is_no_spare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the next rank nor the end of a run fails for it."""
-
-    def refuse(*_: Any) -> Any:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(spares, "start", refuse)
-    kept = spares.Spares()
-    kept.prepare(1, str(tmp_path))
-    assert kept.take(1) is None
-    kept.prepare(1, str(tmp_path))
-    kept.end()
-    assert kept.take(1) is None
-
-
-class Told:
-    """The run as a recovery sees it: it keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.record, self.folder = self, None
-
-    def tell(self, event: Event) -> None:
-        self.events.append(event)
-
-    def wants_to_finish(self) -> bool:
-        return False
-
-    def reached(self) -> int:
-        return len(self.events)
-
-
-def test_what_is_lost_while_the_next_group_comes_together_is_made_up_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that dies while it is asked for its address is one more death, not the end of the run."""
-    told, runs = Told(), iter([GroupError("rank 0 died", died=True), [{"status": "done"}]])
-    asked = iter([GroupError("worker 1 did not say its address", died=True), MEMBERS])
-
-    def next_of(outcomes: Any) -> Any:
-        found = next(outcomes)
-        if isinstance(found, BaseException):
-            raise found
-        return found
-
-    class Group:
-        def __init__(self, *_: Any) -> None: ...
-
-        def run(self) -> Any:
-            return next_of(runs)
-
-    monkeypatch.setattr(recovery, "Generation", Group)
-    monkeypatch.setattr(recovery, "newest_whole", lambda folder: (None, []))
-    monkeypatch.setattr(recovery, "wait_for_members", lambda *_: MEMBERS)
-    monkeypatch.setattr(recovery, "on_interface", lambda *_: next_of(asked))
-    for name in ("sweep", "end_spares", "connected"):
-        monkeypatch.setattr(recovery, name, lambda *_: True)
-    settings, run, client = cosdask.Config(interface="ib0"), cast(Any, told), cast(Any, None)
-    recovery.Recovery(client, settings, JOB, MEMBERS, run).to_the_end()
-    assert [type(event).__name__ for event in told.events] == ["Warned", "Restarted"]
-    assert "rank 0 died" in told.events[0].message  # type: ignore[attr-defined]
-    assert "did not say its address" in told.events[1].reason  # type: ignore[attr-defined]

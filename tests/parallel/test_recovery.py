@@ -140,7 +140,7 @@ def test_fewer_workers_go_on_where_that_is_enough(made: Problem, tmp_path: Path)
         train = Train(client, made, tmp_path / "small.caffemodel")
         result = train(Progress, lambda: cluster.scale(1), min_workers=1, worker_deadline=5)
     assert train.of(Restarted)
-    assert "going on with 1 of 2 workers" in train.of(Warned)[0].message
+    assert "going on with 1 workers in place of 2" in train.of(Warned)[0].message
     assert result.iterations == 40
     (restart,) = train.of(Restarted)
     groups = train.folder.read_run()["groups"]

@@ -1,0 +1,167 @@
+"""What a recovery makes of the ends of groups; stand-ins take the place of the cluster and of the groups."""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest_parallel import JOB, MEMBERS
+
+import cosdask
+from cosdask.errors import GroupError, StorageError
+from cosdask.events import Event, Restarted
+from cosdask.parallel import recovery
+from cosdask.parallel.group import Member
+from cosdask.parallel.job import Job
+
+DONE = [{"status": "done"}]
+DIED = GroupError("rank 0 died", died=True)
+
+
+class Groups:
+    """Runs a recovery whose groups end as is given, one after the other; each end is results or an error.
+
+    Attributes:
+        jobs: of the groups, in order.
+        told, warned: what the run was told.
+        there: the workers; they may change when a group ends.
+        refused: errors of the next writings of the history.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *ends: Any) -> None:
+        self.jobs: list[Job] = []
+        self.told: list[Restarted] = []
+        self.warned: list[str] = []
+        self.there = list(MEMBERS)
+        self.refused: list[Exception] = []
+        #: errors of the next questions for addresses
+        self.silent: list[Exception] = []
+        #: whether another run has a worker
+        self.busy = False
+        self._ends = list(ends)
+        stand_ins = {
+            "Generation": self._generation,
+            "newest_whole": lambda folder: (None, []),
+            "workers_of": lambda client: {member.address: {} for member in self.there},
+            "wait_for_members": lambda client, wanted, *_: self.there[:wanted],
+            "on_interface": self._on_interface,
+            "check_free": self._check_free,
+            **{name: lambda *_: True for name in ("sweep", "end_spares", "connected")},
+        }
+        for name, stand_in in stand_ins.items():
+            monkeypatch.setattr(recovery, name, stand_in)
+        monkeypatch.setattr(recovery, "PAUSE", 0.0)
+
+    def run(self, **options: Any) -> None:
+        """Recover to the end."""
+        record = SimpleNamespace(reached=lambda: len(self.jobs))
+        run: Any = SimpleNamespace(
+            tell=self._tell, warn=self.warned.append, wants_to_finish=lambda: False, record=record, folder=None
+        )
+        client: Any = None
+        job = replace(JOB, lr_scale=2.0 if options.get("scale_lr") else 1.0)
+        recovery.Recovery(client, cosdask.Config(**options), job, self.there, run).to_the_end()
+
+    def _generation(self, client: Any, job: Job, *_: Any) -> Any:
+        self.jobs.append(job)
+        return SimpleNamespace(run=self._end)
+
+    def _end(self) -> Any:
+        end = self._ends.pop(0)
+        if callable(end):
+            end = end()
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    def _on_interface(self, client: Any, members: list[Member], interface: str) -> list[Member]:
+        if self.silent:
+            raise self.silent.pop()
+        return members
+
+    def _check_free(self, client: Any, members: list[Member], own: str) -> None:
+        assert own == JOB.run_id
+        if self.busy:
+            raise GroupError("worker 1 is training already")
+
+    def _tell(self, event: Event) -> None:
+        if self.refused:
+            raise self.refused.pop()
+        assert isinstance(event, Restarted)
+        self.told.append(event)
+
+
+def test_what_is_lost_while_the_next_group_comes_together_is_made_up_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies while it is asked for its address is one more death, not the end of the run."""
+    groups = Groups(monkeypatch, DIED, DONE)
+    groups.silent = [GroupError("worker 1 did not say its address", died=True)]
+    groups.run(interface="ib0")
+    assert ["rank 0 died" in warning for warning in groups.warned] == [True]
+    (restart,) = groups.told
+    assert "did not say its address" in restart.reason
+
+
+def test_workers_that_another_run_has_taken_end_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for them, or be sent from one to the other, without end."""
+    groups = Groups(monkeypatch, DIED, DONE)
+    groups.busy = True
+    with pytest.raises(GroupError, match="training already"):
+        groups.run()
+
+
+def test_a_disk_too_full_for_the_history_has_its_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the restart itself cannot be written down, the disk may have room the next time."""
+    full = StorageError("small.run: cannot add an event: No space left on device")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    groups = Groups(monkeypatch, DIED, DONE)
+    groups.refused = [full]
+    groups.run()
+    assert ["rank 0 died" in warning for warning in groups.warned] == [True]
+    assert "No space left" in groups.told[0].reason
+    groups = Groups(monkeypatch, DIED, DONE)
+    groups.refused = [full] * 3
+    with pytest.raises(StorageError, match="No space left"):
+        groups.run()
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        ({"unheard": True, "kept": True}, "heard nothing of this client for 30 s .* it wrote a checkpoint first"),
+        ({"unheard": False}, r"told to end \(SIGTERM\) and ended at iteration 7; it could not write a checkpoint"),
+    ],
+)
+def test_a_group_that_ended_before_its_time_is_followed_by_another(
+    result: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that stood still for a while, as a computer that slept, need not resume by hand; the reason is told."""
+    groups = Groups(monkeypatch, [{"status": "preempted", "iteration": 7, **result}], DONE)
+    groups.run()
+    (restart,) = groups.told
+    assert re.search(reason, restart.reason), restart.reason
+
+
+def test_workers_that_come_back_are_taken_in_by_the_next_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that shrank grows again, never beyond the first; the rate follows where the user asked for that."""
+    groups = Groups(monkeypatch)
+
+    def dies(there: list[Member]) -> Any:
+        def die() -> GroupError:
+            groups.there = there
+            return DIED
+
+        return die
+
+    third = Member("tcp://10.0.0.2:1", "2", "10.0.0.2", 1)
+    groups._ends = [dies(MEMBERS[:1]), dies([*MEMBERS, third]), DONE]
+    groups.run(scale_lr="linear", min_workers=1)
+    assert [job.world for job in groups.jobs] == [2, 1, 2]
+    assert [job.lr_scale for job in groups.jobs[1:]] == [1.0, 2.0]
+    fewer, more = groups.warned
+    assert "going on with 1 workers in place of 2" in fewer
+    assert "0.5 of what it was, its learning rate times 1 in place of 2" in fewer
+    assert "going on with 2 workers in place of 1" in more and "times 2 in place of 1" in more
