@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 
 from cosdask.errors import ConfigError, CosdaskError, did_you_mean
@@ -37,7 +40,7 @@ VERBS = {
     "demo": "train, test and use LeNet on 5,000 real digits",
 }
 
-DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 _HELP = """usage: cosdask VERB [flags]
 
@@ -64,19 +67,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``cosdask``; those of this process when None.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+        The exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted (Ctrl-C), 143 told to end (SIGTERM).
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("COSDASK_DEBUG", "") not in ("", "0")
     words = [word for word in words if word != "--debug"]
+    told = threading.Event()
     try:
-        return _dispatch(words)
+        with _sigterm_interrupts(told):
+            return _dispatch(words)
     except SystemExit as leaving:
         # argparse leaves this way after printing a verb's help.
         return leaving.code if isinstance(leaving.code, int) else DONE
     except KeyboardInterrupt as stopped:
-        _say(f"interrupted: {stopped}" if str(stopped) else "interrupted", debug)
-        return INTERRUPTED
+        what, code = ("told to end (SIGTERM)", TERMINATED) if told.is_set() else ("interrupted", INTERRUPTED)
+        _say(f"{what}: {stopped}" if str(stopped) else what, debug)
+        return code
     except BrokenPipeError:
         # The reader of standard output left, as `head` does; point it elsewhere so that the exit is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,6 +93,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CosdaskError as error:
         _say(f"error: {error.message}", debug)
         return FAILED
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts(told: threading.Event) -> Iterator[None]:
+    """Meanwhile SIGTERM, by which batch systems and containers end a command, does what Ctrl-C does.
+
+    Args:
+        told: is set where it came.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        told.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(words: Sequence[str]) -> int:

@@ -188,16 +188,20 @@ class Generation:
 
     def _check_workers(self) -> None:
         there = workers_of(self.client)
+        lost = self._lost_worker(there)
+        if lost is not None:
+            raise lost
         for rank, member in enumerate(self.members):
-            if not member.is_among(there) and not self._futures[rank].done():
-                raise GroupError(
-                    f"rank {rank}: worker {member.worker} at {member.host} is gone.",
-                    died=True,
-                    rank=rank,
-                    host=member.host,
-                )
             if member.is_among(there):
                 self._check_heartbeat(member, rank, float(there[member.address]["last_seen"]))
+
+    def _lost_worker(self, there: dict[str, Any]) -> GroupError | None:
+        """The first worker that is gone before its rank's task has ended."""
+        for rank, (member, future) in enumerate(zip(self.members, self._futures, strict=True)):
+            if not member.is_among(there) and not future.done():
+                text = f"rank {rank}: worker {member.worker} at {member.host} is gone."
+                return GroupError(text, died=True, rank=rank, host=member.host)
+        return None
 
     def _check_heartbeat(self, member: Member, rank: int, beat: float) -> None:
         """A worker that hangs is as good as lost."""
@@ -224,10 +228,11 @@ class Generation:
         telling = [error for error in found if not _is_death(error)]
         if telling:
             return telling[0]
+        # the first to go says why; those it took along only lost a peer
         ours = [error for error in found if isinstance(error, CosdaskError)]
-        if ours:
-            # the first to go says why; those it took along only lost a peer
-            first = next((error for error in ours if not error.where.get("lost_peer")), ours[0])
+        first = next((error for error in ours if not error.where.get("lost_peer")), None) or self._lost()
+        if first is not None or ours:
+            first = first or ours[0]
             return GroupError(first.message, **{**first.where, "died": True})
         if any(future.status == "cancelled" for future in self._futures):
             return GroupError(
@@ -278,14 +283,33 @@ class Generation:
         self.client.cancel(self._futures, force=True)
 
     def _end_by(self, function: Callable[[str, int], bool], seconds: float) -> bool:
-        """Ask all ranks to end until their tasks have; False where the time was too short."""
+        """Ask all ranks to end until they have; False where the time was too short.
+
+        Dask keeps a lost worker's task waiting where no other worker was there just then: it need not end.
+        """
         until = time.monotonic() + seconds
         left = self._ask(function, set(range(len(self.members))))
         while not self._settled(ASK_AGAIN):
+            if self._gone():
+                return True
             if time.monotonic() > until:
                 return False
             left = self._ask(function, left)
         return True
+
+    def _lost(self) -> GroupError | None:
+        """As :meth:`_lost_worker`, as far as the scheduler can be asked."""
+        with contextlib.suppress(GroupError):
+            return self._lost_worker(workers_of(self.client))
+        return None
+
+    def _gone(self) -> bool:
+        """Whether every rank's task has ended, or its worker has, which takes the rank along."""
+        with contextlib.suppress(GroupError):
+            there = workers_of(self.client)
+            members = zip(self.members, self._futures, strict=True)
+            return all(future.done() or not member.is_among(there) for member, future in members)
+        return False
 
     def _ask(self, function: Callable[[str, int], bool], ranks: set[int]) -> set[int]:
         """Ask some ranks for something; returns those that are to be asked again.

@@ -286,8 +286,13 @@ def spares_ahead(client: Client, members: list[Member], threads: int) -> Iterato
 
 def end_spares(client: Client, members: list[Member], run_id: str) -> None:
     """No group follows: the workers need no processes for it."""
-    if connected(client):
-        ask_workers(client, [member.address for member in members], link.end_spare, run_id)
+    if not connected(client):
+        return
+    with contextlib.suppress(GroupError):  # no scheduler, no way to any worker; what nobody takes ends by itself
+        there = workers_of(client)
+        # those that are gone would be waited for, and took theirs along
+        left = [member.address for member in members if member.address in there]
+        ask_workers(client, left, link.end_spare, run_id)
 
 
 def results_of(futures: list[Future]) -> list[Any]:

@@ -23,6 +23,7 @@ from cosdask.errors import CosdaskError, DeadlineError, GroupError, RankError
 from cosdask.parallel import spares
 from cosdask.parallel.job import Job
 from cosdask.parallel.post import Post
+from cosdask.parallel.preemption import leave_in_time
 from cosdask.parallel.unhurried import unhurried
 
 #: characters of an error that come to the driver
@@ -102,6 +103,10 @@ class LiveRank:
             self.verdict = f"did nothing for {now - self.moved:.0f} s, so it was ended (--step-deadline)"
         if self.verdict:
             self.process.kill()
+
+    def ended(self) -> bool:
+        """Whether the rank's process is gone."""
+        return self.process.poll() is not None
 
     def log_tail(self) -> str:
         """The last of what the rank printed."""
@@ -202,8 +207,8 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
     member = job.members[rank]
     if worker.address != member["address"] or member["folder"] not in ("", worker.local_directory):
         raise GroupError(
-            f"rank {rank} was sent to the worker at {member['address']}, which is gone or has no thread free; it came "
-            f"to {worker.address}.",
+            f"rank {rank} was sent to worker {member['worker']} at {member['address']}, which is gone or has no thread "
+            f"free; it came to {worker.address}.",
             rank=rank,
             host=member["host"],
         )
@@ -217,6 +222,7 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
     keep_spare = False
     try:
         live = _live = _begin(job, rank, worker.local_directory)
+        leave_in_time(worker, lambda: _live)
         with live.log, unhurried(worker):
             result = _follow(live, worker)
         # another group may follow, for which the spare waits

@@ -191,6 +191,7 @@ def _listen(trainer: Trainer) -> None:
     commands = {
         "stop": lambda: trainer.engine.ask_to_stop(Stop.SNAPSHOT),
         "finish": lambda: trainer.engine.ask_to_stop(Stop.FINISH),
+        "preempt": lambda: trainer.engine.ask_to_stop(Stop.PREEMPT),
         "leave": trainer.leave,
     }
 

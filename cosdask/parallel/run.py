@@ -12,10 +12,11 @@ from typing import Any
 from distributed import Client
 
 from cosdask.errors import DeadlineError, StorageError
-from cosdask.events import Event, RunEnded, Snapshot, Warned, from_dict
+from cosdask.events import Event, RunEnded, Warned, from_dict
 from cosdask.parallel.post import opened
 from cosdask.parallel.results import Record
 from cosdask.parallel.slow import SlowRanks
+from cosdask.parallel.snapshots import newest_whole
 from cosdask.storage import RunFolder
 from cosdask.view import Consumer, StopTraining, write_report
 
@@ -136,8 +137,8 @@ class Run:
 
     def where_it_stopped(self) -> str:
         """What there is to go on from, in words."""
-        snapshots = self.record.of(Snapshot)
-        if not snapshots:
+        newest, _ = newest_whole(self.folder)
+        if newest is None:
             return "There is no snapshot yet."
-        last = snapshots[-1]
-        return f"The snapshot of iteration {last.iteration} is {last.state}; go on from it with --resume."
+        what = "automatic checkpoint" if newest.get("automatic") else "snapshot"
+        return f"The {what} of iteration {newest['iteration']} is {newest['state']}; go on from it with --resume."

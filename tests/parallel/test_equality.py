@@ -61,7 +61,10 @@ def solved(problem: Problem, ranks: int, shuffle: bool = False) -> cosdask.Net:
             marks=pytest.mark.long,
         ),
         pytest.param({"middle": BATCH_NORM}, id="batch-norm"),
-        pytest.param({"dropout": DROPOUT, "augmented": True}, id="random"),
+        pytest.param(
+            {"dropout": DROPOUT, "augmented": True, "settings": "max_iter: 12 iter_size: 2"},
+            id="random",
+        ),
     ],
 )
 def test_three_workers_are_one_process_with_three_ranks(

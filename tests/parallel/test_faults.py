@@ -116,26 +116,31 @@ def start_node(address: str, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def kill_node(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """End the nanny first, so that it brings nobody back, then its worker; returns all that there was."""
+def kill_node(node: subprocess.Popen[bytes]) -> None:
+    """End the nanny first, so that it brings nobody back, then its worker."""
     family = psutil.Process(node.pid).children(recursive=True)
     node.kill()
     for process in family:
         if process.is_running() and "rank" not in process.name():
             process.kill()
     node.wait(30)
-    return family
 
 
 @pytest.mark.long
-def test_a_node_with_its_nanny_is_lost_and_another_comes(made: Problem, whole: Any, tmp_path: Path) -> None:
-    """kill -9 of nanny and worker: its rank goes with them, and a new node takes the place by its name."""
+@pytest.mark.parametrize("end", [pytest.param("kill", id="kill -9"), pytest.param("terminate", id="SIGTERM")])
+def test_a_node_with_its_nanny_is_lost_and_another_comes(made: Problem, whole: Any, tmp_path: Path, end: str) -> None:
+    """Its rank goes with nanny and worker, and a new node takes the place by its name.
+
+    Where it is told to end, as a node whose place is needed, the group leaves a checkpoint first.
+    """
     nodes: list[subprocess.Popen[bytes]] = []
     gone: list[psutil.Process] = []
     with cosdask.LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
 
         def lose_the_node() -> None:
-            gone.extend(kill_node(nodes[0]))
+            family = psutil.Process(nodes[0].pid).children(recursive=True)
+            kill_node(nodes[0]) if end == "kill" else nodes[0].terminate()
+            gone.extend(family)
             nodes.append(start_node(cluster.scheduler_address, tmp_path))
 
         nodes.append(start_node(cluster.scheduler_address, tmp_path))
@@ -148,7 +153,9 @@ def test_a_node_with_its_nanny_is_lost_and_another_comes(made: Problem, whole: A
                 kill_node(node) if node.poll() is None else node.wait(30)
     (restart,) = train.of(Restarted)
     assert "worker 2" in restart.reason
+    assert (restart.iteration > 0) == (end == "terminate")
     assert_same(result.params, whole)
+    assert [event.iteration for event in result.snapshots] == [15, 30, 40]
     assert not psutil.wait_procs(gone, timeout=30)[1]
 
 

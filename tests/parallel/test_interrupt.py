@@ -1,4 +1,4 @@
-"""Ctrl-C in a terminal: it reaches every process of the group, and still the ranks write their snapshot."""
+"""Ctrl-C in a terminal, SIGTERM of a batch system: where they reach every process, too, the ranks leave a snapshot."""
 
 from __future__ import annotations
 
@@ -24,8 +24,18 @@ sys.exit(main())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to process groups")
-def test_ctrl_c_in_a_terminal_leaves_a_snapshot(problem: Callable[..., Problem]) -> None:
-    """The command ends within seconds with exit code 130 and names the snapshot."""
+@pytest.mark.parametrize(
+    ("send", "number", "code"),
+    [
+        pytest.param(os.killpg, signal.SIGINT, 130, id="Ctrl-C"),
+        pytest.param(os.killpg, signal.SIGTERM, 143, id="SIGTERM to all"),
+        pytest.param(os.kill, signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.long),
+    ],
+)
+def test_a_command_that_is_to_end_leaves_a_snapshot(
+    problem: Callable[..., Problem], send: Callable[[int, int], None], number: int, code: int
+) -> None:
+    """The command ends within seconds with its exit code and names the snapshot."""
     made = problem(settings="max_iter: 1000000 display: 1")
     command = [sys.executable, "-c", MAIN, "train", "-conf", str(made.solver), "-model", made.model]
     with subprocess.Popen(
@@ -36,11 +46,11 @@ def test_ctrl_c_in_a_terminal_leaves_a_snapshot(problem: Callable[..., Problem])
         text=True,
     ) as process:
         before = _read_until(process, "Iteration 2, loss")
-        os.killpg(process.pid, signal.SIGINT)
+        send(process.pid, number)
         asked = time.monotonic()
         assert process.stderr is not None
         rest = process.stderr.read()
-        assert process.wait(60) == 130, before + rest
+        assert process.wait(60) == code, before + rest
     assert time.monotonic() - asked < 60
     assert "go on from it with --resume" in rest
     (snapshot,) = RunFolder(made.folder / "out" / "small.run").read_snapshots()
