@@ -70,6 +70,8 @@ class RunStarted(Event):
         rows: rows of the training source.
         epochs: passes over the rows that the iterations left to do amount to.
         base_lr: the solver's base learning rate.
+        lr_scale: what it is multiplied with (``scale_lr``), once ``warmup`` iterations have raised it from 1.
+        warmup: iterations.
         seed: the seed in use, also when it was drawn.
         ranks: for each rank a dict of ``rank``, ``host``, ``worker`` and ``threads``.
         start_iteration: iterations done before; above 0 when a run goes on from a snapshot.
@@ -102,6 +104,8 @@ class RunStarted(Event):
     display: int = 0
     local_share: float | None = None
     locality_problem: str = ""
+    lr_scale: float = 1.0
+    warmup: int = 0
     starting: dict[str, float] = dataclasses.field(default_factory=dict)
 
 

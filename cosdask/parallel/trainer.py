@@ -162,6 +162,8 @@ class Trainer:
             rows=engine.source.rows,
             epochs=left * effective / engine.source.rows,
             base_lr=param.base_lr,
+            lr_scale=job.lr_scale,
+            warmup=job.warmup,
             seed=job.seed,
             ranks=[
                 {"rank": i, "threads": job.threads[i], **{k: member[k] for k in ("host", "worker")}}

@@ -86,9 +86,12 @@ def describe_run(event: RunStarted) -> str:
     devices = _count(event.devices_per_worker, "device")
     text = (
         f"{workers} x {devices} x batch {event.batch_per_device}: effective batch {event.effective_batch}; "
-        f"{event.rows} rows; to iteration {event.max_iter} ({event.epochs:.3g} epochs); base_lr {event.base_lr:g}; "
-        f"seed {event.seed}"
+        f"{event.rows} rows; to iteration {event.max_iter} ({event.epochs:.3g} epochs); base_lr {event.base_lr:g}"
     )
+    if event.lr_scale != 1:
+        text += f" x {event.lr_scale:g}"
+        text += f", from iteration {event.warmup} on" if event.warmup else ""
+    text += f"; seed {event.seed}"
     if event.local_share is not None:
         text += f"; {event.local_share:.0%} of the rows' bytes lie on their reader's host"
     elif event.locality_problem:

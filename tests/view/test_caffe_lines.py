@@ -20,7 +20,7 @@ from cosdask.events import (
     ValidationStarted,
     Warned,
 )
-from cosdask.view import LineLog, caffe_lines
+from cosdask.view import LineLog, caffe_lines, describe_run
 
 START = datetime(2024, 11, 23, 4, 32, 49, 123456).timestamp()
 
@@ -218,3 +218,20 @@ def test_a_stopped_run_says_so() -> None:
 
 def test_events_without_words_write_nothing() -> None:
     assert log_of([UnknownEvent(kind="rebalanced")]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "(6.4 epochs); base_lr 0.01; seed 7"),
+        ({"lr_scale": 4.0}, "base_lr 0.01 x 4; seed 7"),
+        ({"lr_scale": 4.0, "warmup": 500}, "base_lr 0.01 x 4, from iteration 500 on; seed 7"),
+        ({"local_share": 0.75}, "seed 7; 75% of the rows' bytes lie on their reader's host"),
+        ({"start_iteration": 20}, "seed 7; going on from iteration 20"),
+    ],
+)
+def test_the_first_line_says_what_the_run_amounts_to(changes: dict[str, object], words: str) -> None:
+    """Batch, rows, epochs and rate as they will be, before anything is waited for."""
+    line = describe_run(started(**changes))
+    assert line.startswith("2 workers x 1 device x batch 64: effective batch 128; 4000 rows; to iteration 200 ")
+    assert words in line
