@@ -1,8 +1,7 @@
 """What the start of a large group costs the driver and the scheduler: ``python -m benchmarks.planning``.
 
 Plans an epoch over many partitions for many ranks, as the driver does, and sends a job to each of them through a real
-Dask scheduler; few workers stand in for the many, since each message is passed on by itself anyway. A sending takes
-bytes that the ranks' processes would only read afterwards, side by side.
+Dask scheduler; few workers stand in for the many, since each message is passed on by itself anyway.
 """
 
 from __future__ import annotations

@@ -30,8 +30,13 @@ class Machine:
         notice: seconds from a death to the client's knowing. Measured (benchmarks/README.md, "After a death").
         start: seconds that a rank needs to begin in a new process. Measured there on two cores: 4.5 to 6.
         replace: seconds until YARN has another container on another host. Measured (docs/yarn.md): 6 to 14.
+        plan: seconds of the driver's work before ranks begin, with 100,000 partitions; it hardly grows with ranks.
+            Measured (``python -m benchmarks.planning``).
+        send: seconds that the scheduler needs to pass a rank its job of that size on. Measured there.
         join: seconds a rank adds to the rendezvous at one coordinator. Assumed; the coordinator takes them one by one.
         store: bytes a second at which rank 0 writes a snapshot. Assumed: one HDFS pipeline.
+        replicas: hosts that have the checkpoint, which every rank reads. Assumed: HDFS's default, each as fast as its
+            network card.
         checkpoint: seconds between automatic checkpoints: the default.
     """
 
@@ -44,8 +49,11 @@ class Machine:
     notice: float = 0.2
     start: float = 6.0
     replace: float = 14.0
+    plan: float = 1.1
+    send: float = 0.007
     join: float = 0.004
     store: float = 400e6
+    replicas: int = 3
     checkpoint: float = 300.0
 
 
@@ -90,10 +98,18 @@ def slowest(machine: Machine, gpus: int, random: np.random.Generator) -> float:
     return float(draws.max(axis=1).mean())
 
 
-def restart(job: Job, machine: Machine, gpus: int) -> float:
-    """Seconds from the death of a host to the next step, without the work that is done again."""
-    snapshot = 2 * 4 * job.weights / machine.store  # weights and momentum are read again
-    return machine.notice + machine.replace + machine.start + machine.join * gpus + snapshot
+def regrouping(job: Job, machine: Machine, gpus: int) -> dict[str, float]:
+    """Seconds that the parts of a restart take after the death of a host, without the work that is done again."""
+    size = 2 * 4 * job.weights  # weights and momentum
+    return {
+        "notice": machine.notice,
+        "a new container": machine.replace,
+        "planning": machine.plan,
+        "sending jobs": machine.send * gpus,
+        "start of the ranks": machine.start,
+        "rendezvous": machine.join * gpus,
+        "reading the checkpoint": max(size / machine.store, gpus * size / (machine.replicas * machine.link)),
+    }
 
 
 @dataclass(frozen=True)
@@ -117,7 +133,7 @@ def outcome(job: Job, machine: Machine, gpus: int, random: np.random.Generator) 
     failures = hosts / machine.days_between_failures
     writing = 2 * 4 * job.weights / machine.store / machine.checkpoint
     # a failure costs the restart and, on average, half of what lies between two checkpoints
-    broken = failures * (restart(job, machine, gpus) + machine.checkpoint / 2) / DAY
+    broken = failures * (sum(regrouping(job, machine, gpus).values()) + machine.checkpoint / 2) / DAY
     lost = min(1.0, writing + broken)
     steady = job.step / step
     return Outcome(gpus, talk, step, steady, failures, lost, steady * (1 - lost))
@@ -135,6 +151,17 @@ def table(job: Job, machine: Machine, seed: int) -> Iterator[str]:
         )
 
 
+def restarts(job: Job, machine: Machine) -> Iterator[str]:
+    """A table in Markdown of what a restart is made of, by size."""
+    sizes = [size for size in SIZES if size > 1]
+    parts = {size: regrouping(job, machine, size) for size in sizes}
+    yield f"| a restart of {job.name}, s | " + " | ".join(f"{size} GPUs" for size in sizes) + " |"
+    yield "|---|" + "---|" * len(sizes)
+    for part in parts[sizes[0]]:
+        yield f"| {part} | " + " | ".join(f"{parts[size][part]:.1f}" for size in sizes) + " |"
+    yield "| in all | " + " | ".join(f"{sum(parts[size].values()):.1f}" for size in sizes) + " |"
+
+
 def main() -> None:
     """Print every job's table, and what a slower network and less reliable hosts do to the largest."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,6 +171,7 @@ def main() -> None:
     for job in JOBS:
         print(f"\n**{job.name}**\n")
         print("\n".join(table(job, machine, seed)))
+    print("\n".join(["", *restarts(JOBS[0], machine)]))
     print("\n| at 1,024 GPUs | " + " | ".join(job.name for job in JOBS) + " |\n|---|" + "---|" * len(JOBS))
     changes = {
         "as above": machine,
