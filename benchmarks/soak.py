@@ -8,6 +8,7 @@ same seed draws the same faults (their moments are the machine's).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import random
@@ -54,10 +55,19 @@ def listening() -> set[int]:
 
 def left_behind(before: set[int]) -> list[str]:
     """The processes and ports that are still there after the cluster, in words."""
-    children = psutil.Process().children(recursive=True)
-    # Python's own helper of multiprocessing lives as long as this process
-    processes = [process.name() for process in children if "resource_tracker" not in " ".join(process.cmdline())]
-    return [*processes, *(f"port {port}" for port in listening() - before)]
+    # those that are just ending have a moment for it
+    _, children = psutil.wait_procs(_children(), timeout=10)
+    return [*(str(process) for process in children), *(f"port {port}" for port in listening() - before)]
+
+
+def _children() -> list[psutil.Process]:
+    """The processes below this one but for multiprocessing's own helper, which lives as long as this one."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "resource_tracker" not in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 class Faults:

@@ -88,8 +88,8 @@ class DeadlineError(GroupError, TimeoutError):
     """A wait reached its deadline; names who is missing, where, and at which step."""
 
 
-#: what the system says where a disk or quota is full, a disk fails, or there is no room for memory or a process
-_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EAGAIN)
+#: what the system says where a disk or quota is full, a disk fails, or there is no room for memory, processes or files
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 def may_pass(error: BaseException) -> bool:

@@ -36,12 +36,16 @@ class Stop(enum.IntEnum):
     FINISH = 1 << 15
     #: the place is needed: leave a checkpoint, and form again elsewhere
     PREEMPT = 1 << 30
+    #: the client is gone, it seems: likewise
+    LEAVE = 1 << 45
 
     @classmethod
     def of_mean(cls, mean: float) -> Stop | None:
         """The strongest of up to 2^15 ranks' wishes, from their mean; None where nobody asked."""
         if mean <= 0:
             return None
+        if mean > cls.PREEMPT:
+            return cls.LEAVE
         return cls.PREEMPT if mean > cls.FINISH else cls.FINISH if mean > cls.SNAPSHOT else cls.SNAPSHOT
 
 

@@ -13,16 +13,17 @@ from distributed import Client, Future
 
 from cosdask.errors import CosdaskError, DeadlineError, GroupError
 from cosdask.parallel import link
-from cosdask.parallel.group import Member, ask_workers, check_free, connected, meeting_point, workers_of
+from cosdask.parallel.group import Member, ask_workers, check_free, connected, left_in_order, meeting_point, workers_of
 from cosdask.parallel.heartbeats import Heartbeats
 from cosdask.parallel.job import Job
+from cosdask.parallel.preemption import LEAVING
 
 #: seconds between two signs of life from the driver to the workers
 TOUCH = 5.0
 #: seconds between two looks at which workers are there
 LOOK = 1.0
-#: seconds to wait for a scheduler that does not answer
-RECONNECTING = 15.0
+#: seconds to wait for a scheduler whose connection is lost, and for one that is there and does not answer
+RECONNECTING, HANGING = 15.0, 60.0
 #: seconds after which ranks that were not there yet are asked to end once more
 ASK_AGAIN = 0.25
 #: seconds that ranks have to snapshot and end after they were asked to
@@ -118,11 +119,12 @@ class Generation:
 
     def _check_scheduler(self) -> None:
         """Without a scheduler nothing is heard of the ranks: after a while that is the end for this client."""
-        until = time.monotonic() + RECONNECTING
+        began = time.monotonic()
         while not connected(self.client):
-            if time.monotonic() > until:
+            seconds = HANGING if str(self.client.status) == "running" else RECONNECTING
+            if time.monotonic() - began > seconds:
                 raise GroupError(
-                    f"the Dask scheduler has not been reached for {RECONNECTING:.0f} s; the ranks write a checkpoint "
+                    f"the Dask scheduler has not been reached for {seconds:.0f} s; the ranks write a checkpoint "
                     "and end by themselves where their workers live on. Bring a cluster up and go on with --resume.",
                     no_scheduler=True,
                 )
@@ -142,7 +144,12 @@ class Generation:
         now = time.monotonic()
         if now - self._looked > LOOK:
             self._looked = now
-            self._check_workers()
+            try:
+                self._check_workers()
+            except GroupError as error:
+                # it may answer again: _check_scheduler says when that has lasted too long
+                if not error.where.get("no_scheduler"):
+                    raise
         if now - self._touched > TOUCH:
             self._touched = now
             answers = self._everywhere(link.touch, range(len(self.members)))
@@ -175,10 +182,11 @@ class Generation:
                 died=True,
             )
 
-    def _settled(self, seconds: float) -> bool:
-        """Wait until every rank's task has ended in some way; False where the time was too short."""
+    def _settled(self, seconds: float, ranks: Collection[int] | None = None) -> bool:
+        """Wait until some ranks' tasks, by default all, have ended in some way; False where the time was too short."""
         until = time.monotonic() + seconds
-        while not all(future.done() for future in self._futures):
+        futures = [future for rank, future in enumerate(self._futures) if ranks is None or rank in ranks]
+        while not all(future.done() for future in futures):
             left = until - time.monotonic()
             if left <= 0:
                 return False
@@ -186,10 +194,17 @@ class Generation:
             self._changed.clear()
         return True
 
+    def _let_leave(self, there: dict[str, Any]) -> None:
+        """Where a worker was taken from the cluster, its rank and the others are writing a checkpoint just now."""
+        gone = {rank for rank, member in enumerate(self.members) if not member.is_among(there)}
+        if any(left_in_order(self.client, self.members[rank].address) for rank in gone):
+            self._settled(LEAVING, set(range(len(self.members))) - gone)
+
     def _check_workers(self) -> None:
         there = workers_of(self.client)
         lost = self._lost_worker(there)
         if lost is not None:
+            self._let_leave(there)
             raise lost
         for rank, member in enumerate(self.members):
             if member.is_among(there):
@@ -221,6 +236,8 @@ class Generation:
         if any(_is_alone(error) for error in self._errors()):
             # those that wait at the meeting point give up one after the other; who does not was never there
             self._settled(GIVING_UP)
+        with contextlib.suppress(GroupError):  # without a scheduler nothing is known of workers
+            self._let_leave(workers_of(self.client))
         self._end_by(link.kill_rank, ENDING)
         found = self._errors()
         if any(_is_alone(error) for error in found):

@@ -209,8 +209,23 @@ def ask_each_worker(
     async def ask_all() -> list[dict[str, Any]]:
         return await asyncio.gather(*(ask(address) for address in addresses))
 
-    answers = client.sync(ask_all, callback_timeout=2 * ANSWER)
+    try:
+        answers = client.sync(ask_all, callback_timeout=2 * ANSWER)
+    except (TimeoutError, OSError):
+        return {}
     return {address: answer for each in answers for address, answer in each.items()}
+
+
+def left_in_order(client: Client, address: str) -> bool:
+    """Whether a worker that is gone was taken from the cluster (scaled away, ``--lifetime``), and did not just die.
+
+    Raises:
+        GroupError: the scheduler is gone or does not answer (``no_scheduler``).
+    """
+    removals = [
+        event for _, event in ask_scheduler(client, "events", topic=address) if event.get("action") == "remove-worker"
+    ]
+    return bool(removals) and bool(removals[-1].get("expected"))
 
 
 def check_free(client: Client, members: list[Member], take_over: str = "", own: str = "") -> None:

@@ -221,8 +221,8 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
         )
     keep_spare = False
     try:
-        live = _live = _begin(job, rank, worker.local_directory)
         leave_in_time(worker, lambda: _live)
+        live = _live = _begin(job, rank, worker.local_directory)
         with live.log, unhurried(worker):
             result = _follow(live, worker)
         # another group may follow, for which the spare waits

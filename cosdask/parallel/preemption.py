@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import threading
 import time
@@ -45,11 +47,17 @@ class Leave(WorkerPlugin):
         """From now on SIGTERM, too, closes the worker in order; its nanny, where that lives on, starts it again."""
         if worker.nanny is None or threading.current_thread() is not threading.main_thread():
             return  # it is not the only one in its process, or signals are none of its business
+        loop, pid = asyncio.get_running_loop(), os.getpid()
 
-        def close() -> None:
-            worker.loop.add_callback(worker.close, nanny=False, reason="SIGTERM")
+        def close(number: int, frame: object) -> None:
+            # a second signal ends the process at once; so does the first in a process that was forked from this one
+            signal.signal(number, signal.SIG_DFL)
+            if os.getpid() == pid:
+                loop.call_soon_threadsafe(_close, worker)
+            else:
+                os.kill(os.getpid(), number)
 
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, close)
+        signal.signal(signal.SIGTERM, close)
 
     async def teardown(self, worker: Worker) -> None:
         """Wait for the rank's end, not for long."""
@@ -61,7 +69,13 @@ class Leave(WorkerPlugin):
             await asyncio.sleep(_LOOK)
 
 
+def _close(worker: Worker) -> None:
+    worker.loop.add_callback(worker.close, nanny=False, reason="SIGTERM")
+
+
 def leave_in_time(worker: Worker, live: Callable[[], Leaver | None]) -> None:
     """Have a worker's rank leave in time; from a task's thread, as often as wanted."""
     if _NAME not in worker.plugins:
-        sync(worker.loop, worker.plugin_add, plugin=Leave(live), name=_NAME, callback_timeout=_DEADLINE)
+        # a worker that is too busy for it now goes without: its rank's end is a death then, as any other
+        with contextlib.suppress(TimeoutError):
+            sync(worker.loop, worker.plugin_add, plugin=Leave(live), name=_NAME, callback_timeout=_DEADLINE)

@@ -188,18 +188,13 @@ def _listen(trainer: Trainer) -> None:
 
     signal.signal(signal.SIGTERM, lambda number, frame: trainer.engine.ask_to_stop(Stop.PREEMPT))
 
-    commands = {
-        "stop": lambda: trainer.engine.ask_to_stop(Stop.SNAPSHOT),
-        "finish": lambda: trainer.engine.ask_to_stop(Stop.FINISH),
-        "preempt": lambda: trainer.engine.ask_to_stop(Stop.PREEMPT),
-        "leave": trainer.leave,
-    }
+    wishes = {"stop": Stop.SNAPSHOT, "finish": Stop.FINISH, "preempt": Stop.PREEMPT, "leave": Stop.LEAVE}
 
     def read() -> None:
         for line in sys.stdin:
-            act = commands.get(line.strip())
-            if act is not None:
-                act()
+            wish = wishes.get(line.strip())
+            if wish is not None:
+                trainer.engine.ask_to_stop(wish)
         os._exit(3)
 
     threading.Thread(target=read, name="commands", daemon=True).start()

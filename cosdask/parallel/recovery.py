@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable
@@ -80,7 +81,10 @@ class Recovery:
             self._groups()
         finally:
             end_spares(self.client, self.members, self.job.run_id)
-            self._sweep()
+            # what stays is never read, so a filesystem that fails now hides no other end
+            with contextlib.suppress(CosdaskError):
+                self._check_folder()
+                self._sweep()
 
     def _groups(self) -> None:
         fruitless, best = 0, -1
@@ -124,6 +128,7 @@ class Recovery:
 
     def _regroup(self, generation: int, loss: CosdaskError) -> None:
         """The members and the job of the next group; the loss is told and kept."""
+        self._check_folder()
         self._sweep()
         placed = self.arrange(self._next_members(loss))
         self.members = placed.members
@@ -134,18 +139,29 @@ class Recovery:
         if snapshot is not None:
             job = replace(job, snapshot=snapshot["state"], weights="")
         iteration = snapshot["iteration"] if snapshot else 0
+        groups = self._groups_from(iteration)
         self.run.tell(Restarted(generation=generation, reason=loss.message, iteration=iteration))
         factor = rate_factor(self.config, len(self.members) * job.devices)
         self._tell_of_size(len(self.members), factor)
         self.job = replace(
             job,
             lr_scale=factor,
-            groups=self._groups_from(iteration),
+            groups=groups,
             world=len(self.members),
             members=[member.as_dict() for member in self.members],
             threads=[self.config.threads or member.threads for member in self.members],
             locality=placed.as_dict(),
         )
+
+    def _check_folder(self) -> None:
+        """While this client stood still, another may have trained the same model: what lies there is not ours then."""
+        found = self.run.folder.read_run()["run_id"]
+        if found != self.job.run_id:
+            raise GroupError(
+                f"{self.run.folder.url} is another run's by now ({found}): it was started while this one "
+                f"({self.job.run_id}) stood still. Use another -model for a run of its own.",
+                taken_by=found,
+            )
 
     def _groups_from(self, iteration: int) -> list[list[int]]:
         """The sizes that the group has had, kept in the run folder too, for a client that takes the run up."""

@@ -11,17 +11,18 @@ from typing import Any
 
 from distributed import Client
 
-from cosdask.errors import DeadlineError, StorageError
+from cosdask.errors import DeadlineError, GroupError, StorageError
 from cosdask.events import Event, RunEnded, Warned, from_dict
 from cosdask.parallel.post import opened
 from cosdask.parallel.results import Record
 from cosdask.parallel.slow import SlowRanks
-from cosdask.parallel.snapshots import newest_whole
 from cosdask.storage import RunFolder
 from cosdask.view import Consumer, StopTraining, write_report
 
 #: seconds to wait for the last event once the ranks have ended
 _LAST_EVENT = 30.0
+#: seconds to wait for it where the run was interrupted
+_STRAY_EVENT = 1.0
 
 
 class Run:
@@ -125,20 +126,32 @@ class Run:
         Args:
             error: what ended it; None where it came to its end.
         """
+        if isinstance(error, GroupError) and error.where.get("taken_by"):
+            return  # the folder tells of another run now
         try:
-            if error is not None and not isinstance(error, KeyboardInterrupt):
-                message = f"{type(error).__name__}: {error}"
-                self.tell(RunEnded(iteration=self.record.reached() + 1, status="failed", message=message))
+            if isinstance(error, KeyboardInterrupt):
+                # ranks that were told to end by the same signal, or are gone, have told no end
+                if not self._ended.wait(_STRAY_EVENT):
+                    self._tell_end("stopped", "interrupted")
+            elif error is not None:
+                self._tell_end("failed", f"{type(error).__name__}: {error}")
             self.folder.flush()
             write_report(self.folder)
         except StorageError as problem:
             # the run's own end says more than this, and its model may be whole
             self._spread(Warned(message=f"the run's end is not in its folder: {problem.message}"))
 
+    def _tell_end(self, status: str, message: str) -> None:
+        self.tell(RunEnded(iteration=self.record.reached() + 1, status=status, message=message))
+
     def where_it_stopped(self) -> str:
-        """What there is to go on from, in words."""
-        newest, _ = newest_whole(self.folder)
-        if newest is None:
+        """What there is to go on from, in words; whether it is whole is looked at by who goes on."""
+        try:
+            kept = self.folder.read_snapshots()
+        except StorageError as problem:
+            return f"What there is to go on from cannot be seen now: {problem.message}"
+        if not kept:
             return "There is no snapshot yet."
+        newest = max(kept, key=lambda entry: entry["iteration"])
         what = "automatic checkpoint" if newest.get("automatic") else "snapshot"
         return f"The {what} of iteration {newest['iteration']} is {newest['state']}; go on from it with --resume."

@@ -100,7 +100,8 @@ class Spares:
                 return None  # there was no room for one then; there may be now, for the rank itself
             if has == threads and process.poll() is None:
                 return process, log
-            _close(process, log)
+            with contextlib.suppress(*_NO_SPARE):
+                _close(process, log)
             return None
 
     def end(self) -> None:

@@ -58,7 +58,6 @@ class Trainer:
         load_plugins(job.plugins)
         self.job, self.rank, self._send = job, rank, send
         self._began, self._starting, self._done = time.time(), dict(starting or {}), False
-        self._unheard = False
         param = parse_solver(job.solver)
         devices = devices_by_rank(jax.devices(), job.world, job.devices)
         per_process = job.devices
@@ -105,8 +104,8 @@ class Trainer:
             self.emit(self._started())
         done = self.loop.run(engine.param.max_iter) or engine.stopped is Stop.FINISH
         self.loop.look_at_loss()
-        if not done and engine.stopped is Stop.PREEMPT:
-            return self._preempted()
+        if not done and engine.stopped in (Stop.PREEMPT, Stop.LEAVE):
+            return self._left()
         if done and job.validate and engine.tests:
             self.loop.validate()
         if not self.loop.snapshot_is_current and (engine.param.snapshot_after_train or not done):
@@ -125,17 +124,13 @@ class Trainer:
             self._checkpoints.clear()
         self.engine.close()
 
-    def leave(self) -> None:
-        """Nothing is heard of the client: the group writes a checkpoint to go on from, and ends."""
-        self._unheard = True
-        self.engine.ask_to_stop(Stop.PREEMPT)
-
-    def _preempted(self) -> dict[str, Any]:
+    def _left(self) -> dict[str, Any]:
         """The group writes a checkpoint and ends, since a rank's place is needed (SIGTERM) or the client is gone."""
-        result: dict[str, Any] = {"unheard": self._unheard}
+        unheard = self.engine.stopped is Stop.LEAVE
+        result: dict[str, Any] = {"unheard": unheard}
         if self._checkpoints and self._folder:
             result["kept"] = self._checkpoints.write()
-            if self._unheard:
+            if unheard:
                 # kept, not told: a client that lives after all goes on
                 ended = RunEnded(iteration=self.engine.iteration, status="stopped", message="the client was gone")
                 self._folder.append_event(ended.to_dict())

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from conftest_parallel import Listener, Train, assert_same, config, rank, rank_processes
 from distributed import Client
-from problems import Problem, make_problem
+from problems import make_problem
 
 import cosdask
 from cosdask.events import Event, Progress, Restarted, Snapshot
@@ -128,24 +128,25 @@ def kill_node(node: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("end", [pytest.param("kill", id="kill -9"), pytest.param("terminate", id="SIGTERM")])
-def test_a_node_with_its_nanny_is_lost_and_another_comes(made: Problem, whole: Any, tmp_path: Path, end: str) -> None:
+def test_a_node_with_its_nanny_is_lost_and_another_comes(tmp_path: Path, end: str) -> None:
     """Its rank goes with nanny and worker, and a new node takes the place by its name.
 
     Where it is told to end, as a node whose place is needed, the group leaves a checkpoint first.
     """
+    made = make_problem(tmp_path / "problem", settings="max_iter: 600 display: 1")
     nodes: list[subprocess.Popen[bytes]] = []
     gone: list[psutil.Process] = []
     with cosdask.LocalCluster(n_workers=2, threads_per_worker=1) as cluster, Client(cluster) as client:
 
         def lose_the_node() -> None:
-            family = psutil.Process(nodes[0].pid).children(recursive=True)
+            gone.extend(psutil.Process(nodes[0].pid).children(recursive=True))
             kill_node(nodes[0]) if end == "kill" else nodes[0].terminate()
-            gone.extend(family)
             nodes.append(start_node(cluster.scheduler_address, tmp_path))
 
         nodes.append(start_node(cluster.scheduler_address, tmp_path))
         try:
             client.wait_for_workers(3, timeout=60)
+            whole = Train(client, made, tmp_path / "whole.caffemodel")().params
             train = Train(client, made, tmp_path / "small.caffemodel")
             result = train(Progress, lose_the_node, worker_deadline=120, clusterSize=3)
         finally:
@@ -153,9 +154,8 @@ def test_a_node_with_its_nanny_is_lost_and_another_comes(made: Problem, whole: A
                 kill_node(node) if node.poll() is None else node.wait(30)
     (restart,) = train.of(Restarted)
     assert "worker 2" in restart.reason
-    assert (restart.iteration > 0) == (end == "terminate")
+    assert 0 < restart.iteration < 600 if end == "terminate" else restart.iteration == 0
     assert_same(result.params, whole)
-    assert [event.iteration for event in result.snapshots] == [15, 30, 40]
     assert not psutil.wait_procs(gone, timeout=30)[1]
 
 

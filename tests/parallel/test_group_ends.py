@@ -66,6 +66,8 @@ class Cluster:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, late: int = 0) -> None:
         self.asked: list[tuple[str, list[str]]] = []
         self.tasks: list[Task] = []
+        #: whether a worker that is gone was taken from the cluster
+        self.in_order = False
         self._heard: set[str] = set()
         self._late, self._looks = late, 0
         monkeypatch.setattr(generation, "connected", self._connected)
@@ -74,6 +76,7 @@ class Cluster:
         self.there = there
         monkeypatch.setattr(generation, "workers_of", lambda client: there)
         monkeypatch.setattr(generation, "ask_workers", self._ask)
+        monkeypatch.setattr(generation, "left_in_order", lambda client, address: self.in_order)
         monkeypatch.setattr(generation, "STOPPING", 5.0)
 
     def _connected(self, client: Any) -> bool:
@@ -264,6 +267,23 @@ def test_a_worker_that_came_after_another_at_its_address_is_not_taken_for_it(mon
     with pytest.raises(GroupError, match=r"rank 1: worker 1 at 10\.0\.0\.1 is gone") as caught:
         cluster.run()
     assert caught.value.where["died"]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_ranks_of_workers_that_are_scaled_away_have_time_for_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, in_order: bool
+) -> None:
+    """Dask forgets the worker first and closes it then: the others are not ended meanwhile. A death needs no time."""
+    monkeypatch.setattr(generation, "LOOK", 0.0)
+    monkeypatch.setattr(generation, "ENDING", 0.0)
+    cluster, looks = Cluster(monkeypatch), iter(range(100))
+    cluster.in_order = in_order
+    leaves = [Task({"status": "preempted", "rank": 0}, lambda: next(looks) > 8), Task(None, lambda: False)]
+    cluster.tasks = leaves
+    del cluster.there[MEMBERS[1].address]
+    with pytest.raises(GroupError, match=r"rank 1: worker 1 at 10\.0\.0\.1 is gone"):
+        cluster.run()
+    assert cluster.asked == ([] if in_order else [("kill_rank", [MEMBERS[0].address])])
 
 
 def test_a_rank_that_was_killed_within_a_line_is_a_death(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,8 +53,10 @@ def test_a_command_that_is_to_end_leaves_a_snapshot(
         assert process.wait(60) == code, before + rest
     assert time.monotonic() - asked < 60
     assert "go on from it with --resume" in rest
-    (snapshot,) = RunFolder(made.folder / "out" / "small.run").read_snapshots()
+    folder = RunFolder(made.folder / "out" / "small.run")
+    (snapshot,) = folder.read_snapshots()
     assert snapshot["iteration"] > 0
+    assert [event["status"] for event in folder.read_events() if event["kind"] == "run_ended"] == ["stopped"]
 
 
 def _read_until(process: subprocess.Popen[str], words: str) -> str:

@@ -38,10 +38,12 @@ class Groups:
         self.warned: list[str] = []
         self.there = list(MEMBERS)
         self.refused: list[Exception] = []
+        #: whose folder was swept
+        self.swept: list[str] = []
         #: errors of the next questions for addresses
         self.silent: list[Exception] = []
-        #: whether another run has a worker
-        self.busy = False
+        #: whether another run has a worker; whose the run folder is
+        self.busy, self.owner = False, JOB.run_id
         self._ends = list(ends)
         stand_ins = {
             "Generation": self._generation,
@@ -50,7 +52,8 @@ class Groups:
             "wait_for_members": lambda client, wanted, *_: self.there[:wanted],
             "on_interface": self._on_interface,
             "check_free": self._check_free,
-            **{name: lambda *_: True for name in ("sweep", "end_spares", "connected")},
+            "sweep": lambda *_: self.swept.append(self.owner),
+            **{name: lambda *_: True for name in ("end_spares", "connected")},
         }
         for name, stand_in in stand_ins.items():
             monkeypatch.setattr(recovery, name, stand_in)
@@ -59,8 +62,9 @@ class Groups:
     def run(self, **options: Any) -> None:
         """Recover to the end."""
         record = SimpleNamespace(reached=lambda: len(self.jobs))
+        folder = SimpleNamespace(read_run=lambda: {"run_id": self.owner}, url="small.run")
         run: Any = SimpleNamespace(
-            tell=self._tell, warn=self.warned.append, wants_to_finish=lambda: False, record=record, folder=None
+            tell=self._tell, warn=self.warned.append, wants_to_finish=lambda: False, record=record, folder=folder
         )
         client: Any = None
         job = replace(JOB, lr_scale=2.0 if options.get("scale_lr") else 1.0)
@@ -111,6 +115,15 @@ def test_workers_that_another_run_has_taken_end_this_one(monkeypatch: pytest.Mon
     groups.busy = True
     with pytest.raises(GroupError, match="training already"):
         groups.run()
+
+
+def test_a_folder_that_another_run_has_taken_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that slept must not go on from the snapshots of who trained the model meanwhile, nor sweep its files."""
+    groups = Groups(monkeypatch, [{"status": "preempted", "iteration": 7, "unheard": True}], DONE)
+    groups.owner = "another"
+    with pytest.raises(GroupError, match=r"small\.run is another run's by now \(another\)"):
+        groups.run()
+    assert not groups.swept and len(groups.jobs) == 1
 
 
 def test_a_disk_too_full_for_the_history_has_its_tries(monkeypatch: pytest.MonkeyPatch) -> None:
