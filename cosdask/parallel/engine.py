@@ -41,7 +41,12 @@ class Stop(enum.IntEnum):
 
     @classmethod
     def of_mean(cls, mean: float) -> Stop | None:
-        """The strongest of up to 2^15 ranks' wishes, from their mean; None where nobody asked."""
+        """The strongest of up to 2^15 ranks' wishes, from their mean; None where nobody asked.
+
+        Example:
+            >>> [Stop.of_mean(wish / 1000).name for wish in Stop]  # of one rank in a thousand
+            ['SNAPSHOT', 'FINISH', 'PREEMPT', 'LEAVE']
+        """
         if mean <= 0:
             return None
         if mean > cls.PREEMPT:
