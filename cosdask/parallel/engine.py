@@ -36,7 +36,7 @@ class Stop(enum.IntEnum):
     FINISH = 1 << 15
     #: the place is needed: leave a checkpoint, and form again elsewhere
     PREEMPT = 1 << 30
-    #: the client is gone, it seems: likewise
+    #: the client is gone, it seems: leave a snapshot; the client forms the group again where it lives after all
     LEAVE = 1 << 45
 
     @classmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,13 +30,15 @@ from cosdask.parallel.group import (
     wait_for_work,
     workers_of,
 )
-from cosdask.parallel.staging import read_slice, remove_stage, write_part, write_slice
+from cosdask.parallel.staging import keep_stage, read_slice, remove_stage, write_part, write_slice
 
 _LOG = logging.getLogger(__name__)
 #: Most bytes of rows that one task sends to another worker, and how many such tasks each worker is sent at a time.
 _SLICE_BYTES, _UNDER_WAY = 64 << 20, 2
 #: How often what was lost with a worker is written again before the loss counts as one of the group.
 _ROUNDS = 3
+#: Seconds between two signs that the rows are still wanted.
+_KEEPING = 60.0
 
 Piece = tuple[int, int, int]
 Range = tuple[int, int]
@@ -122,6 +125,8 @@ class StagedFrame:
         self._parts = list(frame.to_delayed())
         self._held = _held_futures(self._parts)
         self._pinned = False
+        self._closed = threading.Event()
+        threading.Thread(target=self._keep, name="keep-rows", daemon=True).start()
         try:
             self._stage(frame, members, shares, order)
         except BaseException:
@@ -224,6 +229,9 @@ class StagedFrame:
             if lost is not None:
                 raise GroupError(f"worker {lost.worker} at {lost.host} is gone.", died=True, host=lost.host)
             self._copies = [copy for copy in self._copies if _is_there(copy, there)]
+            # a client that stood still for long was taken for dead
+            kept = ask_workers(self.client, sorted({copy.address for copy in self._copies}), keep_stage, self.stage)
+            self._copies = [copy for copy in self._copies if kept.get(copy.address) is not False]
             wanted = [
                 (member.address, piece)
                 for member, own in zip(members, ranges, strict=True)
@@ -292,8 +300,15 @@ class StagedFrame:
             first = last
         return found
 
+    def _keep(self) -> None:
+        """Tell the workers, again and again, that the rows are still wanted."""
+        while not self._closed.wait(_KEEPING):
+            with contextlib.suppress(GroupError):  # no scheduler, no way to any worker
+                ask_workers(self.client, list(workers_of(self.client)), keep_stage, self.stage)
+
     def close(self) -> None:
         """Remove the files from the workers that are still there."""
+        self._closed.set()
         with contextlib.suppress(GroupError):  # no scheduler, no way to any worker
             ask_workers(self.client, list(workers_of(self.client)), remove_stage, self.stage)
 

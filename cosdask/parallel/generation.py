@@ -121,11 +121,13 @@ class Generation:
         """Without a scheduler nothing is heard of the ranks: after a while that is the end for this client."""
         began = time.monotonic()
         while not connected(self.client):
+            # it heard no worker's heartbeat meanwhile either
+            self._heartbeats = Heartbeats()
             seconds = HANGING if str(self.client.status) == "running" else RECONNECTING
             if time.monotonic() - began > seconds:
                 raise GroupError(
-                    f"the Dask scheduler has not been reached for {seconds:.0f} s; the ranks write a checkpoint "
-                    "and end by themselves where their workers live on. Bring a cluster up and go on with --resume.",
+                    f"the Dask scheduler has not been reached for {seconds:.0f} s; the ranks snapshot and "
+                    "end by themselves where their workers live on. Bring a cluster up and go on with --resume.",
                     no_scheduler=True,
                 )
             self._changed.wait(0.25)

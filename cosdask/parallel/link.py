@@ -28,7 +28,7 @@ from cosdask.parallel.unhurried import unhurried
 
 #: characters of an error that come to the driver
 _MOST_TEXT = 8000
-#: seconds without a sign of the driver after which ranks write a checkpoint and end
+#: seconds without a sign of the driver after which ranks snapshot and end
 CLIENT_GONE = 30.0
 #: seconds a rank has to end by itself before it is killed
 GRACE = 30.0
@@ -226,7 +226,7 @@ def run_rank(job_text: str, rank: int) -> dict[str, Any]:
         with live.log, unhurried(worker):
             result = _follow(live, worker)
         # another group may follow, for which the spare waits
-        keep_spare = result["status"] == "preempted"
+        keep_spare = result["status"] in ("preempted", "unheard")
         return result
     except CosdaskError as error:
         keep_spare = bool(error.where.get("died") or error.where.get("lost_peer"))
@@ -325,7 +325,7 @@ def _ended(live: LiveRank) -> int:
 
 
 def _watch(live: LiveRank, done: threading.Event) -> None:
-    """End the rank where it hangs; and, with a checkpoint, where the driver has not been heard of for too long."""
+    """End the rank where it hangs; and, with a snapshot, where the driver has not been heard of for too long."""
     looked = time.monotonic()
     while not done.wait(_LOOK):
         live.end_if_hung()

@@ -97,10 +97,10 @@ class Recovery:
                 before = None
                 job = self.ready(replace(self.job, generation=generation), self.members)
                 results = self._generation(job).run()
-                told = [result for result in results if result["status"] == "preempted"]
+                told = [result for result in results if result["status"] in ("preempted", "unheard")]
                 if not told:
                     return
-                loss = _preempted(told)
+                loss = _left(told)
             except KeyboardInterrupt as error:
                 raise KeyboardInterrupt(self.run.where_it_stopped()) from error
             except CosdaskError as error:
@@ -208,13 +208,16 @@ class Recovery:
         )
 
 
-def _preempted(told: list[dict[str, Any]]) -> GroupError:
-    """What ended a group whose ranks ended together before the training's end, to form again."""
+def _left(told: list[dict[str, Any]]) -> GroupError:
+    """Why a group's ranks ended together before the training's end, to form again."""
     iteration = told[0]["iteration"]
-    if any(result["unheard"] for result in told):
-        why = f"the ranks heard nothing of this client for {CLIENT_GONE:.0f} s (it or the scheduler stood still)"
+    if any(result["status"] == "unheard" for result in told):
+        text = (
+            f"the ranks heard nothing of this client for {CLIENT_GONE:.0f} s (it or the scheduler stood still), wrote "
+            f"a snapshot and ended at iteration {iteration}."
+        )
     else:
-        why = "the group was told to end (SIGTERM)"
-    kept = any(result.get("kept") for result in told)
-    checkpoint = "wrote a checkpoint first" if kept else "could not write a checkpoint"
-    return GroupError(f"{why} and ended at iteration {iteration}; it {checkpoint}.", died=True)
+        kept = any(result["kept"] for result in told)
+        checkpoint = "wrote a checkpoint first" if kept else "could not write a checkpoint"
+        text = f"the group was told to end (SIGTERM) at iteration {iteration} and {checkpoint}."
+    return GroupError(text, died=True)

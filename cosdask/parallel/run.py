@@ -109,13 +109,18 @@ class Run:
 
     def tell(self, event: Event) -> None:
         """An event of the driver's own."""
-        self.folder.append_event(event.to_dict())
+        self._append(event)
         self._spread(event)
+
+    def _append(self, event: Event) -> None:
+        self.folder.append_event(event.to_dict())
+        # they are few, and what a restart was for must be there if this client is the next to die
+        self.folder.flush()
 
     def warn(self, message: str) -> None:
         """A warning of the driver's own; who listens hears it also where the run folder has no room for it."""
         try:
-            self.folder.append_event(Warned(message=message).to_dict())
+            self._append(Warned(message=message))
         except StorageError as problem:
             message = f"{message} (This is not in the run folder: {problem.message})"
         self._spread(Warned(message=message))

@@ -7,6 +7,7 @@ rows go from worker to worker.
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,42 @@ from cosdask.data import arrow_table
 from cosdask.data.staged import read_rows, write_rows
 from cosdask.errors import DataError
 
+#: seconds that rows stay without a sign of their client, which gives one a minute: it may have died
+FORGOTTEN = 900.0
+_forgetting: dict[Path, threading.Timer] = {}
+_lock = threading.Lock()
 
-def folder_of(stage: str) -> Path:
-    """Where this worker keeps the files of a stage; gone with the worker at the latest."""
-    return Path(get_worker().local_directory) / f"cosdask-rows-{stage}"
+
+def folder_of(stage: str, worker: Any) -> Path:
+    """Where a worker keeps the files of a stage; gone with the worker at the latest."""
+    return Path(worker.local_directory) / f"cosdask-rows-{stage}"
+
+
+def keep_stage(stage: str, dask_worker: Any = None) -> bool:
+    """The client is there and wants its rows; False where this worker has none of them (any more)."""
+    folder = folder_of(stage, dask_worker)
+    if not folder.exists():
+        return False
+    _keep(folder)
+    return True
+
+
+def _keep(folder: Path) -> None:
+    timer = threading.Timer(FORGOTTEN, _forget, (folder,))
+    timer.daemon = True
+    with _lock:
+        before, _forgetting[folder] = _forgetting.get(folder), timer
+    if before is not None:
+        before.cancel()
+    timer.start()
+
+
+def _forget(folder: Path) -> None:
+    with _lock:
+        timer = _forgetting.pop(folder, None)
+    if timer is not None:
+        timer.cancel()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_part(frame: pd.DataFrame, stage: str, part: int) -> dict[str, Any]:
@@ -37,8 +70,10 @@ def write_part(frame: pd.DataFrame, stage: str, part: int) -> dict[str, Any]:
         table = arrow_table(frame)
     except DataError as error:
         raise DataError(f"partition {part} of the dataframe: {error.message}", **error.where, part=part) from error
-    path = folder_of(stage) / f"{part:06d}.arrow"
+    folder = folder_of(stage, get_worker())
+    path = folder / f"{part:06d}.arrow"
     write_rows(str(path), table)
+    _keep(folder)
     return {"address": get_worker().address, "path": str(path), "rows": table.num_rows, "bytes": table.nbytes}
 
 
@@ -57,11 +92,13 @@ def write_slice(rows: pa.Table | None, stage: str, part: int, start: int) -> dic
     if rows is None:
         return None
     stop = start + rows.num_rows
-    path = folder_of(stage) / f"{part:06d}-{start}-{stop}.arrow"
+    folder = folder_of(stage, get_worker())
+    path = folder / f"{part:06d}-{start}-{stop}.arrow"
     write_rows(str(path), rows)
+    _keep(folder)
     return {"address": get_worker().address, "path": str(path), "start": start, "stop": stop}
 
 
 def remove_stage(stage: str, dask_worker: Any = None) -> None:
     """Remove a stage's files from this worker, if there are any."""
-    shutil.rmtree(Path(dask_worker.local_directory) / f"cosdask-rows-{stage}", ignore_errors=True)
+    _forget(folder_of(stage, dask_worker))

@@ -104,19 +104,28 @@ class Trainer:
             self.emit(self._started())
         done = self.loop.run(engine.param.max_iter) or engine.stopped is Stop.FINISH
         self.loop.look_at_loss()
-        if not done and engine.stopped in (Stop.PREEMPT, Stop.LEAVE):
-            return self._left()
+        if not done and engine.stopped is Stop.PREEMPT:
+            return self._preempted()
         if done and job.validate and engine.tests:
             self.loop.validate()
         if not self.loop.snapshot_is_current and (engine.param.snapshot_after_train or not done):
             self.loop.snapshot()
         if done and self.rank == 0:
             engine.sync_net().save(job.model)
-        status = "done" if done else "stopped"
-        if self.rank == 0:
-            self.emit(RunEnded(iteration=engine.iteration, status=status, seconds=time.time() - self._began))
-        self._done = done
-        return self._result(status)
+        self._done, unheard = done, not done and engine.stopped is Stop.LEAVE
+        self._end("done" if done else "stopped", "the client was gone" if unheard else "")
+        return self._result("unheard" if unheard else "done" if done else "stopped")
+
+    def _end(self, status: str, why: str) -> None:
+        """Tell the run's end; where nobody is there to hear it, only keep it: a client that lives after all goes on."""
+        if self._folder is None:
+            return
+        seconds = time.time() - self._began
+        ended = RunEnded(iteration=self.engine.iteration, status=status, seconds=seconds, message=why)
+        if why:
+            self._folder.append_event(ended.to_dict())
+        else:
+            self.emit(ended)
 
     def close(self) -> None:
         """All ranks have come to the end: what only a new group would need goes, and the reading ends."""
@@ -124,17 +133,10 @@ class Trainer:
             self._checkpoints.clear()
         self.engine.close()
 
-    def _left(self) -> dict[str, Any]:
-        """The group writes a checkpoint and ends, since a rank's place is needed (SIGTERM) or the client is gone."""
-        unheard = self.engine.stopped is Stop.LEAVE
-        result: dict[str, Any] = {"unheard": unheard}
-        if self._checkpoints and self._folder:
-            result["kept"] = self._checkpoints.write()
-            if unheard:
-                # kept, not told: a client that lives after all goes on
-                ended = RunEnded(iteration=self.engine.iteration, status="stopped", message="the client was gone")
-                self._folder.append_event(ended.to_dict())
-        return {**self._result("preempted"), **result}
+    def _preempted(self) -> dict[str, Any]:
+        """A rank's place is needed (SIGTERM): the group writes a checkpoint and ends, to form again elsewhere."""
+        kept = self._checkpoints.write() if self._checkpoints else False
+        return {**self._result("preempted"), "kept": kept}
 
     def _result(self, status: str) -> dict[str, Any]:
         self._warnings.close()

@@ -26,6 +26,7 @@ import cosdask
 from cosdask.data import write_parquet
 from cosdask.errors import DataError, GroupError
 from cosdask.events import Progress, Restarted
+from cosdask.parallel import staging
 from cosdask.parallel.frame_input import evaluation_reads, train_reads
 from cosdask.parallel.frames import StagedFrame, order_pieces
 from cosdask.parallel.group import wait_for_members, workers_of
@@ -144,6 +145,35 @@ def test_partitions_are_used_where_they_are(client: Client) -> None:
     finally:
         staged.close()
     assert not any(Path(path).exists() for path in files)
+
+
+def files_of(staged: StagedFrame) -> list[Path]:
+    """The files of rows that are on the disk."""
+    return [Path(file.path) for file in staged.table.files if Path(file.path).exists()]
+
+
+def test_rows_of_a_client_that_died_are_removed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody says that they are wanted, so no file is left; a client that only stood still has them written again."""
+
+    def forget_after(seconds: float) -> None:  # in here, so that it travels as it is: workers do not have this module
+        staging.FORGOTTEN = seconds
+
+    frame, members = dd.from_pandas(rows_of(0, ROWS), npartitions=4), wait_for_members(client, 3, None, 30)
+    client.run(forget_after, 2.0)
+    monkeypatch.setattr("cosdask.parallel.frames._KEEPING", 0.2)
+    with contextlib.closing(StagedFrame(client, frame, members, lambda rows: [35, 34, 34])) as wanted:
+        wanted.place(members, evaluation_reads(ROWS, 3))
+        monkeypatch.setattr("cosdask.parallel.frames._KEEPING", 3600.0)
+        with contextlib.closing(StagedFrame(client, frame, members, lambda rows: [35, 34, 34])) as forgotten:
+            forgotten.place(members, evaluation_reads(ROWS, 3))
+            until = time.monotonic() + 60
+            while files_of(forgotten):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            assert len(files_of(wanted)) == len(wanted.table.files)
+            client.run(forget_after, 900.0)
+            forgotten.place(members, evaluation_reads(ROWS, 3))
+            assert files_of(forgotten)
 
 
 def test_a_lazy_frame_trains_as_its_rows_in_order_would(client: Client, memory_problem: Problem) -> None:

@@ -119,7 +119,7 @@ def test_workers_that_another_run_has_taken_end_this_one(monkeypatch: pytest.Mon
 
 def test_a_folder_that_another_run_has_taken_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that slept must not go on from the snapshots of who trained the model meanwhile, nor sweep its files."""
-    groups = Groups(monkeypatch, [{"status": "preempted", "iteration": 7, "unheard": True}], DONE)
+    groups = Groups(monkeypatch, [{"status": "unheard", "iteration": 7}], DONE)
     groups.owner = "another"
     with pytest.raises(GroupError, match=r"small\.run is another run's by now \(another\)"):
         groups.run()
@@ -144,15 +144,16 @@ def test_a_disk_too_full_for_the_history_has_its_tries(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("result", "reason"),
     [
-        ({"unheard": True, "kept": True}, "heard nothing of this client for 30 s .* it wrote a checkpoint first"),
-        ({"unheard": False}, r"told to end \(SIGTERM\) and ended at iteration 7; it could not write a checkpoint"),
+        ({"status": "unheard"}, "heard nothing of this client for 30 s .*, wrote a snapshot and ended at iteration 7"),
+        ({"status": "preempted", "kept": True}, r"SIGTERM\) at iteration 7 and wrote a checkpoint first"),
+        ({"status": "preempted", "kept": False}, r"SIGTERM\) at iteration 7 and could not write a checkpoint"),
     ],
 )
 def test_a_group_that_ended_before_its_time_is_followed_by_another(
     result: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that stood still for a while, as a computer that slept, need not resume by hand; the reason is told."""
-    groups = Groups(monkeypatch, [{"status": "preempted", "iteration": 7, **result}], DONE)
+    groups = Groups(monkeypatch, [{"iteration": 7, **result}], DONE)
     groups.run()
     (restart,) = groups.told
     assert re.search(reason, restart.reason), restart.reason
