@@ -303,8 +303,11 @@ class StagedFrame:
     def _keep(self) -> None:
         """Tell the workers, again and again, that the rows are still wanted."""
         while not self._closed.wait(_KEEPING):
-            with contextlib.suppress(GroupError):  # no scheduler, no way to any worker
+            try:
                 ask_workers(self.client, list(workers_of(self.client)), keep_stage, self.stage)
+            except Exception:
+                # whatever it was, such as no scheduler: if this thread ended, rows that are being read would go
+                _LOG.info("the workers could not be told that their rows are wanted", exc_info=True)
 
     def close(self) -> None:
         """Remove the files from the workers that are still there."""

@@ -22,6 +22,8 @@ from cosdask.parallel.preemption import LEAVING
 TOUCH = 5.0
 #: seconds between two looks at which workers are there
 LOOK = 1.0
+#: seconds after which a scheduler's answer is late: it stood still for a while
+LATE = 3.0
 #: seconds to wait for a scheduler whose connection is lost, and for one that is there and does not answer
 RECONNECTING, HANGING = 15.0, 60.0
 #: seconds after which ranks that were not there yet are asked to end once more
@@ -121,7 +123,6 @@ class Generation:
         """Without a scheduler nothing is heard of the ranks: after a while that is the end for this client."""
         began = time.monotonic()
         while not connected(self.client):
-            # it heard no worker's heartbeat meanwhile either
             self._heartbeats = Heartbeats()
             seconds = HANGING if str(self.client.status) == "running" else RECONNECTING
             if time.monotonic() - began > seconds:
@@ -143,15 +144,19 @@ class Generation:
             return
         if any(future.status in ("error", "cancelled", "lost") for future in self._futures):
             raise self._gather_error()
+        try:
+            self._look_at_workers()
+        except GroupError as error:
+            # it may answer again: _check_scheduler says when that has lasted too long
+            if not error.where.get("no_scheduler"):
+                raise
+
+    def _look_at_workers(self) -> None:
+        """From time to time: are they there, and have they begun; and tell them that this client is."""
         now = time.monotonic()
         if now - self._looked > LOOK:
             self._looked = now
-            try:
-                self._check_workers()
-            except GroupError as error:
-                # it may answer again: _check_scheduler says when that has lasted too long
-                if not error.where.get("no_scheduler"):
-                    raise
+            self._check_workers()
         if now - self._touched > TOUCH:
             self._touched = now
             answers = self._everywhere(link.touch, range(len(self.members)))
@@ -203,11 +208,15 @@ class Generation:
             self._settled(LEAVING, set(range(len(self.members))) - gone)
 
     def _check_workers(self) -> None:
+        asked = time.monotonic()
         there = workers_of(self.client)
         lost = self._lost_worker(there)
         if lost is not None:
             self._let_leave(there)
             raise lost
+        if time.monotonic() - asked > LATE:
+            # it heard no worker's heartbeat meanwhile either
+            self._heartbeats = Heartbeats()
         for rank, member in enumerate(self.members):
             if member.is_among(there):
                 self._check_heartbeat(member, rank, float(there[member.address]["last_seen"]))

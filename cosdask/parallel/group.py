@@ -197,7 +197,11 @@ def ask_workers(client: Client, addresses: list[str], function: Callable[..., An
 def ask_each_worker(
     client: Client, addresses: list[str], function: Callable[..., Any], *arguments: Any
 ) -> dict[str, Any]:
-    """As :func:`ask_workers`, but only the answers of those workers are lost that hang; a message more a worker."""
+    """As :func:`ask_workers`, but only the answers of those workers are lost that hang; a message more a worker.
+
+    Raises:
+        GroupError: the scheduler is gone or does not answer (``no_scheduler``).
+    """
 
     async def ask(address: str) -> dict[str, Any]:
         call = client._run(function, *arguments, workers=[address], on_error="return")
@@ -211,8 +215,11 @@ def ask_each_worker(
 
     try:
         answers = client.sync(ask_all, callback_timeout=2 * ANSWER)
-    except (TimeoutError, OSError):
-        return {}
+    except (TimeoutError, OSError) as error:
+        raise GroupError(
+            f"the Dask scheduler did not pass a question on to {len(addresses)} worker(s) within {2 * ANSWER:.0f} s.",
+            no_scheduler=True,
+        ) from error
     return {address: answer for each in answers for address, answer in each.items()}
 
 
@@ -257,10 +264,16 @@ def check_free(client: Client, members: list[Member], take_over: str = "", own: 
 def _end_left_runs(client: Client, addresses: list[str], model: str) -> None:
     """Wait until the ranks of an earlier client's run of this model have written a snapshot and ended."""
     until = time.monotonic() + LEAVING
-    while any(answer is True for answer in ask_each_worker(client, addresses, link.stop_model, model).values()):
+    while True:
+        answers = ask_each_worker(client, addresses, link.stop_model, model)
+        # a worker that does not answer may still have a rank that trains; one that is gone answers with an error
+        left = [address for address in addresses if answers.get(address, True) is True]
+        if not left:
+            return
         if time.monotonic() > until:
             raise DeadlineError(
-                f"the run of {model} that an earlier client left did not end within {LEAVING:.0f} s of being asked to."
+                f"the run of {model} that an earlier client left did not end within {LEAVING:.0f} s of being asked to, "
+                f"or could not be asked: {', '.join(left)}. End these workers, or wait for them."
             )
         time.sleep(0.2)
 

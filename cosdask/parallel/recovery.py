@@ -12,7 +12,7 @@ from typing import Any
 from distributed import Client
 
 from cosdask.config import Config
-from cosdask.errors import CosdaskError, DeadlineError, GroupError, may_pass
+from cosdask.errors import CosdaskError, DeadlineError, GroupError, StorageError, may_pass
 from cosdask.events import Restarted
 from cosdask.parallel.generation import Generation
 from cosdask.parallel.group import (
@@ -131,6 +131,8 @@ class Recovery:
         self._check_folder()
         self._sweep()
         placed = self.arrange(self._next_members(loss))
+        # workers may have been waited for
+        self._check_folder()
         self.members = placed.members
         snapshot, problems = newest_whole(self.run.folder)
         for problem in problems:
@@ -155,11 +157,17 @@ class Recovery:
 
     def _check_folder(self) -> None:
         """While this client stood still, another may have trained the same model: what lies there is not ours then."""
-        found = self.run.folder.read_run()["run_id"]
+        folder = self.run.folder
+        try:
+            found = folder.read_run()["run_id"]
+        except StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            found = "which is just beginning"
         if found != self.job.run_id:
             raise GroupError(
-                f"{self.run.folder.url} is another run's by now ({found}): it was started while this one "
-                f"({self.job.run_id}) stood still. Use another -model for a run of its own.",
+                f"{folder.url} is another run's by now ({found}): it was started while this one ({self.job.run_id}) "
+                "stood still. Use another -model for a run of its own.",
                 taken_by=found,
             )
 

@@ -122,7 +122,7 @@ class Run:
         try:
             self._append(Warned(message=message))
         except StorageError as problem:
-            message = f"{message} (This is not in the run folder: {problem.message})"
+            message = f"{message} (This is not in the run folder yet: {problem.message})"
         self._spread(Warned(message=message))
 
     def conclude(self, error: BaseException | None = None) -> None:
@@ -132,6 +132,7 @@ class Run:
             error: what ended it; None where it came to its end.
         """
         if isinstance(error, GroupError) and error.where.get("taken_by"):
+            self.folder.drop_waiting()
             return  # the folder tells of another run now
         try:
             if isinstance(error, KeyboardInterrupt):

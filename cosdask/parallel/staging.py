@@ -6,6 +6,7 @@ rows go from worker to worker.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 from pathlib import Path
@@ -32,29 +33,35 @@ def folder_of(stage: str, worker: Any) -> Path:
 
 def keep_stage(stage: str, dask_worker: Any = None) -> bool:
     """The client is there and wants its rows; False where this worker has none of them (any more)."""
-    folder = folder_of(stage, dask_worker)
-    if not folder.exists():
-        return False
-    _keep(folder)
-    return True
+    return _keep(folder_of(stage, dask_worker))
 
 
-def _keep(folder: Path) -> None:
-    timer = threading.Timer(FORGOTTEN, _forget, (folder,))
-    timer.daemon = True
+def _keep(folder: Path) -> bool:
+    """Wait anew for the next sign of a folder's client; False where there is no such folder."""
     with _lock:
-        before, _forgetting[folder] = _forgetting.get(folder), timer
-    if before is not None:
-        before.cancel()
-    timer.start()
+        if not folder.exists():
+            return False
+        if folder in _forgetting:
+            _forgetting[folder].cancel()
+        timer = _forgetting[folder] = threading.Timer(FORGOTTEN, lambda: _forget(folder, timer))
+        timer.daemon = True
+        timer.start()
+        return True
 
 
-def _forget(folder: Path) -> None:
+def _forget(folder: Path, due: threading.Timer | None = None) -> None:
+    """Remove a folder; where its timer says so, only if there was no sign of life since."""
+    gone = folder.with_name(f"{folder.name}-gone")
     with _lock:
+        if due is not None and _forgetting.get(folder) is not due:
+            return
         timer = _forgetting.pop(folder, None)
+        # at once, so that nobody takes half of it for whole
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(gone)
     if timer is not None:
         timer.cancel()
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def write_part(frame: pd.DataFrame, stage: str, part: int) -> dict[str, Any]:

@@ -164,6 +164,10 @@ class RunFolder:
                     raise
                 number += 1
 
+    def drop_waiting(self) -> None:
+        """Forget the events that were not sent yet: the folder has become another run's."""
+        self._waiting.clear()
+
     def close(self) -> None:
         """Send what waits and close this process's part."""
         self.flush()

@@ -158,22 +158,27 @@ def test_rows_of_a_client_that_died_are_removed(client: Client, monkeypatch: pyt
     def forget_after(seconds: float) -> None:  # in here, so that it travels as it is: workers do not have this module
         staging.FORGOTTEN = seconds
 
+    def staged() -> contextlib.closing[StagedFrame]:
+        made = StagedFrame(client, frame, members, lambda rows: [35, 34, 34])
+        made.place(members, evaluation_reads(ROWS, 3))
+        return contextlib.closing(made)
+
     frame, members = dd.from_pandas(rows_of(0, ROWS), npartitions=4), wait_for_members(client, 3, None, 30)
-    client.run(forget_after, 2.0)
     monkeypatch.setattr("cosdask.parallel.frames._KEEPING", 0.2)
-    with contextlib.closing(StagedFrame(client, frame, members, lambda rows: [35, 34, 34])) as wanted:
-        wanted.place(members, evaluation_reads(ROWS, 3))
-        monkeypatch.setattr("cosdask.parallel.frames._KEEPING", 3600.0)
-        with contextlib.closing(StagedFrame(client, frame, members, lambda rows: [35, 34, 34])) as forgotten:
-            forgotten.place(members, evaluation_reads(ROWS, 3))
+    client.run(forget_after, 3.0)
+    try:
+        with staged() as wanted, staged() as forgotten:
+            forgotten._closed.set()  # as if its client had died
             until = time.monotonic() + 60
             while files_of(forgotten):
                 assert time.monotonic() < until
                 time.sleep(0.1)
+            time.sleep(3.0)  # as long again: those that are wanted stay
             assert len(files_of(wanted)) == len(wanted.table.files)
-            client.run(forget_after, 900.0)
             forgotten.place(members, evaluation_reads(ROWS, 3))
             assert files_of(forgotten)
+    finally:
+        client.run(forget_after, 900.0)
 
 
 def test_a_lazy_frame_trains_as_its_rows_in_order_would(client: Client, memory_problem: Problem) -> None:
