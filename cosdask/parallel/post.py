@@ -31,7 +31,7 @@ class Post:
 
     Example:
         >>> sent = []
-        >>> post = Post(sent.append)
+        >>> post = Post(sent.append, pause=60.0)
         >>> for iteration in range(100):
         ...     post.add({"kind": "progress", "iteration": iteration})
         >>> post.flush()
