@@ -19,13 +19,16 @@ from cosdask.parallel.job import Job
 REPETITIONS = 3
 
 
-def planned(ranks: int, partitions: int) -> str:
-    """The text of the job that every rank gets, after each rank's rows were planned."""
-    index = Index(tuple(Block(10 + i % 7, {"path": f"part-{i:06d}.parquet", "group": 0}) for i in range(partitions)))
+def index_of(partitions: int) -> Index:
+    """Partitions of ten to sixteen rows."""
+    return Index(tuple(Block(10 + i % 7, {"path": f"part-{i:06d}.parquet", "group": 0}) for i in range(partitions)))
+
+
+def planned(index: Index, ranks: int) -> tuple[Job, int]:
+    """The job that every rank gets, and the rows of an epoch that were planned for all of them, as many for each."""
     members = [{"address": f"tcp://10.0.0.{i}:1", "worker": str(i), "host": f"10.0.0.{i}"} for i in range(ranks)]
-    plan = RowPlan(index.rows, ranks)
-    for rank in range(ranks):
-        plan.segments(rank, first=0, count=index.rows // ranks)
+    plan, share = RowPlan(index.rows, ranks), index.rows // ranks
+    segments = [plan.segments(rank, first=0, count=share) for rank in range(ranks)]
     job = Job(
         run_id="r",
         solver="",
@@ -37,7 +40,7 @@ def planned(ranks: int, partitions: int) -> str:
         members=members,
         threads=[1] * ranks,
     )
-    return job.to_json()
+    return job, sum(segment.rows for parts in segments for segment in parts)
 
 
 def sent(client: Client, text: str, ranks: int) -> float:
@@ -66,7 +69,8 @@ def main() -> None:
     ):
         for ranks in options.ranks:
             began = time.perf_counter()
-            text = planned(ranks, options.partitions)
+            job, _ = planned(index_of(options.partitions), ranks)
+            text = job.to_json()
             planning = time.perf_counter() - began
             sending = min(sent(client, text, ranks) for _ in range(REPETITIONS))
             size = len(text) / 1e6

@@ -73,6 +73,11 @@ class Job:
     step: float
     bits: int = 32
 
+    @property
+    def checkpoint(self) -> float:
+        """Bytes of a checkpoint: weights and momentum."""
+        return 2 * 4 * self.weights
+
 
 JOBS = (
     Job("CaffeNet, batch 256", 61e6, 0.060),
@@ -100,7 +105,7 @@ def slowest(machine: Machine, gpus: int, random: np.random.Generator) -> float:
 
 def regrouping(job: Job, machine: Machine, gpus: int) -> dict[str, float]:
     """Seconds that the parts of a restart take after the death of a host, without the work that is done again."""
-    size = 2 * 4 * job.weights  # weights and momentum
+    size = job.checkpoint
     return {
         "notice": machine.notice,
         "a new container": machine.replace,
@@ -131,7 +136,7 @@ def outcome(job: Job, machine: Machine, gpus: int, random: np.random.Generator) 
     step = job.step * slowest(machine, gpus, random) + talk
     hosts = -(-gpus // machine.per_host)
     failures = hosts / machine.days_between_failures
-    writing = 2 * 4 * job.weights / machine.store / machine.checkpoint
+    writing = job.checkpoint / machine.store / machine.checkpoint
     # a failure costs the restart and, on average, half of what lies between two checkpoints
     broken = failures * (sum(regrouping(job, machine, gpus).values()) + machine.checkpoint / 2) / DAY
     lost = min(1.0, writing + broken)

@@ -140,7 +140,7 @@ def counted_by(rows: Input, client: Any) -> Input:
     """
     if client is None or not isinstance(rows, SourceInput):
         return rows
-    from cosdask.parallel.group import results_of
+    from cosdask.parallel.waiting import results_of
 
     (source,) = results_of([client.submit(_counted, rows.source, pure=False)])
     return SourceInput(source)

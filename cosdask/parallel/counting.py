@@ -8,8 +8,9 @@ from typing import Any
 from distributed import Client, get_worker, worker_client
 
 from cosdask.data import Block, Source
-from cosdask.parallel.group import ask_workers, results_of, workers_of
+from cosdask.parallel.group import ask_workers, workers_of
 from cosdask.parallel.link import live_run
+from cosdask.parallel.waiting import results_of
 
 
 def counted(source: Source) -> Source:

@@ -28,16 +28,7 @@ from cosdask.parallel.frame_input import (
     given_spec,
     train_reads,
 )
-from cosdask.parallel.group import (
-    Member,
-    check_data,
-    check_free,
-    on_interface,
-    results_of,
-    scheduler_address,
-    spares_ahead,
-    wait_for_members,
-)
+from cosdask.parallel.group import Member, check_free, on_interface, scheduler_address, spares_ahead, wait_for_members
 from cosdask.parallel.job import JOB_OPTIONS, Job, regrouped
 from cosdask.parallel.locality import Arrangement, Locality, arranged
 from cosdask.parallel.outputs import check_shared
@@ -48,6 +39,8 @@ from cosdask.parallel.run import Run
 from cosdask.parallel.scaling import scale
 from cosdask.parallel.snapshots import newest_whole
 from cosdask.parallel.sources import data_layer, dataframe_of, source_options, source_spec
+from cosdask.parallel.visible import check_data
+from cosdask.parallel.waiting import results_of
 from cosdask.proto import caffe_pb2, read_solver, to_text
 from cosdask.solver import solver_seed
 from cosdask.storage import RunFolder, Snapshot, absolute, join, run_folder_for

@@ -21,8 +21,10 @@ from cosdask.nn.partition import hash_of
 from cosdask.parallel.counting import counted
 from cosdask.parallel.frame_input import GIVEN, given_source
 from cosdask.parallel.gpu_memory import take_as_needed
-from cosdask.parallel.group import Member, check_data, results_of_work
+from cosdask.parallel.group import Member
 from cosdask.parallel.plugins import load_plugins
+from cosdask.parallel.visible import check_data
+from cosdask.parallel.waiting import results_of_work
 from cosdask.proto import parse_solver
 from cosdask.solver import Evaluator, Totals
 from cosdask.solver.nets import test_nets

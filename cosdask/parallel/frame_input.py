@@ -16,9 +16,10 @@ from cosdask.data import RowPlan, arrow_table, frame_source, window
 from cosdask.data.staged import StagedTable
 from cosdask.errors import DataError
 from cosdask.parallel.frames import Piece, Range, StagedFrame
-from cosdask.parallel.group import SILENCE, Member, results_of, results_of_work
+from cosdask.parallel.group import Member
 from cosdask.parallel.job import Job
 from cosdask.parallel.locality import Locality
+from cosdask.parallel.waiting import SILENCE, results_of, results_of_work
 from cosdask.proto import caffe_pb2
 
 #: From the number of rows and of members to the ranges that each member reads.

@@ -21,16 +21,9 @@ from distributed import Client, Future, futures_of
 
 from cosdask.data.staged import StagedFile, StagedTable, held_by
 from cosdask.errors import DataError, GroupError
-from cosdask.parallel.group import (
-    SILENCE,
-    Member,
-    ask_scheduler,
-    ask_workers,
-    results_of_work,
-    wait_for_work,
-    workers_of,
-)
+from cosdask.parallel.group import Member, ask_scheduler, ask_workers, workers_of
 from cosdask.parallel.staging import keep_stage, read_slice, remove_stage, write_part, write_slice
+from cosdask.parallel.waiting import SILENCE, results_of_work, wait_for_work
 
 _LOG = logging.getLogger(__name__)
 #: Most bytes of rows that one task sends to another worker, and how many such tasks each worker is sent at a time.

@@ -123,6 +123,7 @@ class Generation:
         """Without a scheduler nothing is heard of the ranks: after a while that is the end for this client."""
         began = time.monotonic()
         while not connected(self.client):
+            # it hears no worker's heartbeat either: the workers are not to be blamed for that afterwards
             self._heartbeats = Heartbeats()
             seconds = HANGING if str(self.client.status) == "running" else RECONNECTING
             if time.monotonic() - began > seconds:
@@ -159,30 +160,25 @@ class Generation:
             self._check_workers()
         if now - self._touched > TOUCH:
             self._touched = now
-            answers = self._everywhere(link.touch, range(len(self.members)))
-            self._begun |= {rank for rank, member in enumerate(self.members) if answers.get(member.address) is True}
-            # a worker that hangs does not answer at all: its heartbeats tell
-            self._check_begun(
-                [rank for rank, member in enumerate(self.members) if answers.get(member.address) is False]
-            )
+            self._check_begun(self._everywhere(link.touch, range(len(self.members))))
 
-    def _check_begun(self, idle: list[int]) -> None:
+    def _check_begun(self, answers: dict[str, Any]) -> None:
         """A worker that is busy with something else keeps its rank waiting, without a word of its own.
 
         Args:
-            idle: ranks whose workers say that no such rank is there.
+            answers: whether the workers, by address, have their rank; one that hangs does not answer at all, and its
+                heartbeats tell.
         """
+        there = [answers.get(member.address) for member in self.members]
+        self._begun |= {rank for rank, answer in enumerate(there) if answer is True}
+        idle = {rank for rank, answer in enumerate(there) if answer is False} - self._begun
+        waiting = sorted(rank for rank in idle if not self._futures[rank].done())
         waited = time.monotonic() - self._started
-        waiting = [rank for rank in idle if rank not in self._begun and not self._futures[rank].done()]
         if not waiting or waited < BEGINNING:
             return
-        members = [self.members[rank] for rank in waiting]
-        check_free(self.client, members, own=self.job.run_id)
+        check_free(self.client, [self.members[rank] for rank in waiting], own=self.job.run_id)
         if waited > self.job.deadline:
-            named = ", ".join(
-                f"rank {rank} at {member.host} (worker {member.worker})"
-                for rank, member in zip(waiting, members, strict=True)
-            )
+            named = ", ".join(self._named(rank) for rank in waiting)
             raise DeadlineError(
                 f"{named} did not begin within {waited:.0f} s (--worker-deadline): the worker's threads are busy with "
                 "other tasks. Wait for them to end, or use other workers.",
@@ -203,7 +199,7 @@ class Generation:
 
     def _let_leave(self, there: dict[str, Any]) -> None:
         """Where a worker was taken from the cluster, its rank and the others are writing a checkpoint just now."""
-        gone = {rank for rank, member in enumerate(self.members) if not member.is_among(there)}
+        gone = self._gone(there)
         if any(left_in_order(self.client, self.members[rank].address) for rank in gone):
             self._settled(LEAVING, set(range(len(self.members))) - gone)
 
@@ -215,7 +211,7 @@ class Generation:
             self._let_leave(there)
             raise lost
         if time.monotonic() - asked > LATE:
-            # it heard no worker's heartbeat meanwhile either
+            # as while it does not answer at all
             self._heartbeats = Heartbeats()
         for rank, member in enumerate(self.members):
             if member.is_among(there):
@@ -223,11 +219,16 @@ class Generation:
 
     def _lost_worker(self, there: dict[str, Any]) -> GroupError | None:
         """The first worker that is gone before its rank's task has ended."""
-        for rank, (member, future) in enumerate(zip(self.members, self._futures, strict=True)):
-            if not member.is_among(there) and not future.done():
-                text = f"rank {rank}: worker {member.worker} at {member.host} is gone."
-                return GroupError(text, died=True, rank=rank, host=member.host)
-        return None
+        lost = [rank for rank in sorted(self._gone(there)) if not self._futures[rank].done()]
+        if not lost:
+            return None
+        rank, member = lost[0], self.members[lost[0]]
+        text = f"rank {rank}: worker {member.worker} at {member.host} is gone."
+        return GroupError(text, died=True, rank=rank, host=member.host)
+
+    def _gone(self, there: dict[str, Any]) -> set[int]:
+        """The ranks whose workers are not among those that are there."""
+        return {rank for rank, member in enumerate(self.members) if not member.is_among(there)}
 
     def _check_heartbeat(self, member: Member, rank: int, beat: float) -> None:
         """A worker that hangs is as good as lost."""
@@ -272,13 +273,18 @@ class Generation:
         """What the ranks' tasks that have failed so far raised."""
         return [future.exception() for future in self._futures if future.status == "error"]
 
+    def _named(self, rank: int) -> str:
+        """A rank with its place, for errors."""
+        member = self.members[rank]
+        return f"rank {rank} at {member.host} (worker {member.worker})"
+
     def _missing_ranks(self) -> DeadlineError:
         """The group did not come together: who was not there."""
         there: list[str] = []
         missing: list[str] = []
-        for rank, (member, future) in enumerate(zip(self.members, self._futures, strict=True)):
+        for rank, future in enumerate(self._futures):
             came = future.status == "error" and _is_alone(future.exception())
-            (there if came else missing).append(f"rank {rank} at {member.host} (worker {member.worker})")
+            (there if came else missing).append(self._named(rank))
         seconds, place = self.job.deadline, self.job.coordinator
         text = (
             f"the group did not come together at {place} within {seconds:.0f} s (--worker-deadline), before any step: "
@@ -318,7 +324,7 @@ class Generation:
         until = time.monotonic() + seconds
         left = self._ask(function, set(range(len(self.members))))
         while not self._settled(ASK_AGAIN):
-            if self._gone():
+            if self._all_ended():
                 return True
             if time.monotonic() > until:
                 return False
@@ -331,12 +337,11 @@ class Generation:
             return self._lost_worker(workers_of(self.client))
         return None
 
-    def _gone(self) -> bool:
+    def _all_ended(self) -> bool:
         """Whether every rank's task has ended, or its worker has, which takes the rank along."""
         with contextlib.suppress(GroupError):
-            there = workers_of(self.client)
-            members = zip(self.members, self._futures, strict=True)
-            return all(future.done() or not member.is_among(there) for member, future in members)
+            gone = self._gone(workers_of(self.client))
+            return all(future.done() or rank in gone for rank, future in enumerate(self._futures))
         return False
 
     def _ask(self, function: Callable[[str, int], bool], ranks: set[int]) -> set[int]:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distributed import Client, Future
+from distributed import Client
 
-from cosdask.errors import DataError, DeadlineError, GroupError
+from cosdask.errors import DeadlineError, GroupError
 from cosdask.parallel import link
-from cosdask.parallel.heartbeats import Heartbeats
 from cosdask.parallel.network import address_on
-from cosdask.parallel.visible import check_visible
 
 #: seconds that workers have to answer a call
 ANSWER = 10.0
@@ -27,12 +24,6 @@ SCHEDULER_ANSWER, SILENT_ANSWER = 30.0, 2.0
 LEAVING = 60.0
 #: seconds that a nanny has to start a silent worker again
 REVIVING = 30.0
-#: seconds that finding and counting the rows may take
-PREPARING = 3600.0
-#: seconds without a sign of life after which a worker counts as lost, where the user says nothing
-SILENCE = 60.0
-#: seconds between two looks at who is at the tasks that are waited for, which a large cluster answers at length
-LOOK = 5.0
 
 #: clients whose scheduler left their last question unanswered
 _unanswered: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -55,6 +46,12 @@ class Member:
     host: str
     threads: int
     folder: str = ""
+
+    @classmethod
+    def of(cls, address: str, record: Mapping[str, Any]) -> Member:
+        """The worker at an address, of which the scheduler has this record."""
+        folder = str(record.get("local_directory", ""))
+        return cls(address, str(record["name"]), str(record["host"]), int(record["nthreads"]), folder)
 
     def as_dict(self) -> dict[str, Any]:
         """For a job."""
@@ -143,7 +140,7 @@ def wait_for_members(
                 "--min-workers, or wait longer with --worker-deadline."
             )
         time.sleep(min(left, 0.1))
-    members = sorted((_member(address, record) for address, record in found.items()), key=_by_name)
+    members = sorted((Member.of(address, record) for address, record in found.items()), key=_by_name)
     return members[: wanted or len(members)]
 
 
@@ -167,11 +164,6 @@ def on_interface(client: Client, members: list[Member], interface: str) -> list[
                 died=True,
             )
     return [replace(member, host=answers[member.address]) for member in members]
-
-
-def _member(address: str, record: dict[str, Any]) -> Member:
-    folder = str(record.get("local_directory", ""))
-    return Member(address, str(record["name"]), str(record["host"]), int(record["nthreads"]), folder)
 
 
 def _by_name(member: Member) -> tuple[int, int, str, str]:
@@ -321,166 +313,6 @@ def end_spares(client: Client, members: list[Member], run_id: str) -> None:
         # those that are gone would be waited for, and took theirs along
         left = [member.address for member in members if member.address in there]
         ask_workers(client, left, link.end_spare, run_id)
-
-
-def results_of(futures: list[Future]) -> list[Any]:
-    """The results of short tasks.
-
-    Raises:
-        DeadlineError: where they take longer than any count of rows should.
-        GroupError: as :func:`wait_for_work`.
-        CosdaskError: what a task raised.
-    """
-    if not futures:
-        return []
-    client = futures[0].client
-    with _given_up(client, futures):
-        _wait(futures, _Watch(client, SILENCE, PREPARING))
-        return _gathered(futures)
-
-
-def results_of_work(client: Client, futures: list[Future], silence: float) -> list[Any]:
-    """The results of tasks that may take any time, as a test of many rows does; see :func:`wait_for_work`.
-
-    Raises:
-        GroupError: as :func:`wait_for_work`.
-        CosdaskError: what a task raised.
-    """
-    with _given_up(client, futures):
-        wait_for_work(client, futures, silence)
-        return _gathered(futures)
-
-
-@contextlib.contextmanager
-def _given_up(client: Client, futures: list[Future]) -> Iterator[None]:
-    """Where the block fails, nobody wants the tasks: the error's traceback would keep them going on the workers."""
-    try:
-        yield
-    except BaseException:
-        if connected(client):
-            client.cancel(futures)
-        raise
-
-
-def wait_for_work(client: Client, futures: list[Future], silence: float) -> None:
-    """Wait until tasks have ended, or one has failed; they may take any time while the workers that have them live.
-
-    Args:
-        client: connected to the cluster.
-        futures: of the tasks.
-        silence: seconds without a heartbeat after which a worker that has tasks counts as hung, and seconds without a
-            worker that has any. A worker that is lost is neither: Dask gives its tasks to others.
-
-    Raises:
-        GroupError: with ``died``: such a worker, or none; or the scheduler is gone or does not answer.
-    """
-    _wait(futures, _Watch(client, silence))
-
-
-class _Watch:
-    """Looks now and then at whether somebody is at the tasks that are waited for."""
-
-    def __init__(self, client: Client, silence: float, deadline: float = math.inf) -> None:
-        self._client, self._silence, self._deadline = client, silence, deadline
-        self._heartbeats = Heartbeats()
-        self._began = self._busy = self._looked = time.monotonic()
-
-    def look(self, pending: list[Future]) -> None:
-        """Raise what is wrong, where it is time to look; see :func:`wait_for_work`."""
-        now = time.monotonic()
-        if now - self._began > self._deadline:
-            raise DeadlineError(f"workers did not answer within {self._deadline:.0f} s; are they still there?")
-        if now - self._looked < min(LOOK, self._silence / 4):
-            return
-        self._looked = now
-        there, work = workers_of(self._client), ask_scheduler(self._client, "processing", workers=None)
-        keys = {future.key for future in pending}
-        # tasks that wait for others of their graph are on no worker yet: whoever works may be at those
-        having = [address for address in work if not keys.isdisjoint(work[address])] or list(work)
-        having = [address for address in having if address in there and work[address]]
-        for address in having:
-            seconds = self._heartbeats.silence(address, float(there[address]["last_seen"]))
-            if seconds > self._silence:
-                raise _hung(_member(address, there[address]), seconds)
-        if having:
-            self._busy = now
-        elif now - self._busy > self._silence:
-            raise GroupError(
-                f"{len(pending)} task(s) wait, and for {now - self._busy:.0f} s no worker has had any; {len(there)} of "
-                "them are there. Bring workers up and start again.",
-                died=True,
-            )
-
-
-def _hung(member: Member, seconds: float) -> GroupError:
-    return GroupError(
-        f"worker {member.worker} at {member.host} has tasks and has sent no heartbeat for {seconds:.0f} s "
-        "(--worker-silence); it hangs, or its host does. End it and start again.",
-        died=True,
-        silent=member.address,
-        host=member.host,
-    )
-
-
-def _wait(futures: list[Future], watch: _Watch) -> None:
-    """Wait until all have ended or one has failed."""
-    # not by callbacks of the futures: they would keep those alive that are given up, and with them their tasks
-    pause = 0.001
-    while _failed(futures) is None:
-        pending = [future for future in futures if future.status == "pending"]
-        if not pending:
-            return
-        time.sleep(pause)
-        pause = min(1.25 * pause, 0.05)
-        watch.look(pending)
-
-
-def _failed(futures: list[Future]) -> Future | None:
-    return next((future for future in futures if future.status in ("error", "cancelled", "lost")), None)
-
-
-def _gathered(futures: list[Future]) -> list[Any]:
-    """The results of tasks that have ended, or what the first that failed raised."""
-    failed = _failed(futures)
-    if failed is not None and failed.status == "error":
-        failed.result(timeout=ANSWER)
-    try:
-        if failed is not None:
-            workers_of(failed.client)  # a scheduler that is gone takes all futures along, and is what is to be told
-            failed.result(timeout=ANSWER)
-        return [future.result(timeout=PREPARING) for future in futures]
-    except TimeoutError as error:
-        raise DeadlineError("the results of tasks that have ended did not come; are their workers there?") from error
-
-
-def check_data(client: Client, members: list[Member], specs: list[dict[str, Any]]) -> None:
-    """Every member must see the data; rows that were brought to the workers one by one need no look.
-
-    Raises:
-        DataError: naming the host and path, with the remedy.
-    """
-    specs = [spec for spec in specs if not spec.get("table")]
-    if not specs:
-        return
-    futures = [
-        client.submit(
-            check_visible,
-            specs,
-            workers=[member.address],
-            allow_other_workers=True,
-            pure=False,
-            key=f"cosdask-check-data-{rank}-{time.time_ns()}",
-        )
-        for rank, member in enumerate(members)
-    ]
-    for member, problems in zip(members, results_of(futures), strict=True):
-        if problems:
-            raise DataError(
-                f"worker {member.worker} at {member.host} cannot read the data: {problems[0]} "
-                "A path without a scheme is local to each worker: put the data on a filesystem that all workers see "
-                "and name it by URL (hdfs://, s3://, file:// on shared storage).",
-                host=member.host,
-            )
 
 
 def meeting_point(client: Client, members: list[Member]) -> str:

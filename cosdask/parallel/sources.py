@@ -12,7 +12,7 @@ from cosdask.config import Config
 from cosdask.data import CosFrameSource, FrameSource, Source, is_data_layer, open_source
 from cosdask.errors import ConfigError, DataError
 from cosdask.parallel.counting import counted
-from cosdask.parallel.group import results_of
+from cosdask.parallel.waiting import results_of
 from cosdask.proto import caffe_pb2, parse_solver
 from cosdask.solver.nets import test_nets, train_net
 from cosdask.storage import absolute

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -165,3 +166,13 @@ def start_client(process: Any, made: Problem) -> subprocess.Popen[bytes]:
             pytest.fail(f"no snapshot within {DEADLINE} s: {client.communicate()[1].decode()}")
         time.sleep(0.02)
     return client
+
+
+def soon(condition: Callable[[], object]) -> bool:
+    """Whether something comes true within a minute."""
+    pause, until = threading.Event(), time.monotonic() + 60.0
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        pause.wait(0.02)
+    return True

@@ -54,7 +54,7 @@ def test_a_lost_scheduler_ends_the_run_with_the_remedy(cluster_process: Any, cli
 
 @pytest.mark.long
 def test_a_client_that_stood_still_goes_on_by_itself(cluster_process: Any, tmp_path: Path) -> None:
-    """As a computer that slept: the ranks have left a checkpoint and gone, and the client forms the next group."""
+    """As a computer that slept: the ranks have left a snapshot and gone, and the client forms the next group."""
     made = make_problem(tmp_path / "problem", settings="max_iter: 10000 snapshot: 200")
 
     def forget_soon() -> None:  # in here, so that it travels as it is: workers do not have this module

@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pyarrow as pa
 import pytest
-from conftest_parallel import Listener, config
+from conftest_parallel import Listener, config, soon
 from distributed import Client, futures_of, wait
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,10 +169,7 @@ def test_rows_of_a_client_that_died_are_removed(client: Client, monkeypatch: pyt
     try:
         with staged() as wanted, staged() as forgotten:
             forgotten._closed.set()  # as if its client had died
-            until = time.monotonic() + 60
-            while files_of(forgotten):
-                assert time.monotonic() < until
-                time.sleep(0.1)
+            assert soon(lambda: not files_of(forgotten))
             time.sleep(3.0)  # as long again: those that are wanted stay
             assert len(files_of(wanted)) == len(wanted.table.files)
             forgotten.place(members, evaluation_reads(ROWS, 3))
@@ -253,7 +250,7 @@ def test_a_frame_may_take_any_time_while_its_workers_live(
     client: Client, memory_problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant 6: what counting may take is no limit for the user's own work; a worker that hangs at it is named."""
-    monkeypatch.setattr("cosdask.parallel.group.PREPARING", 0.5)
+    monkeypatch.setattr("cosdask.parallel.waiting.PREPARING", 0.5)
     meta, members = rows_of(0, 0), wait_for_members(client, 3, None, 30)
     parts = [dask.delayed(slow_rows)(row, row + 40, seconds) for row, seconds in ((0, 2.0), (40, 0.0))]
     slow = dd.from_delayed(parts, meta=meta, verify_meta=False)
@@ -273,10 +270,7 @@ def test_a_frame_may_take_any_time_while_its_workers_live(
         for pid in pids.values():
             if psutil.Process(pid).status() == psutil.STATUS_STOPPED:
                 os.kill(pid, signal.SIGKILL)
-    until = time.monotonic() + 60
-    while len(workers_of(client)) < 3 or set(workers_of(client)) == set(before):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    assert soon(lambda: len(workers_of(client)) >= 3 and set(workers_of(client)) != set(before))
 
 
 def test_columns_that_dask_made_text_are_refused(client: Client, memory_problem: Problem) -> None:

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from cosdask.data import Index, RowPlan
-from cosdask.data.index import Block
+from benchmarks.planning import index_of, planned
 from cosdask.events import DebugInfo, Progress
 from cosdask.parallel import results
 from cosdask.parallel.job import JOB_OPTIONS, Job
@@ -19,22 +18,15 @@ RANKS, PARTITIONS = 64, 100_000
 
 def test_many_ranks_and_partitions_are_planned_in_no_time() -> None:
     """64 ranks over 100,000 partitions: an epoch's segments of every rank, and the jobs that say so, within 2 s."""
-    index = Index(tuple(Block(10 + i % 7, {"path": f"part-{i:05d}.parquet", "group": 0}) for i in range(PARTITIONS)))
-    members = [{"address": f"tcp://10.0.0.{i}:1", "worker": str(i), "host": f"10.0.0.{i}"} for i in range(RANKS)]
+    index = index_of(PARTITIONS)
     gc.freeze()  # what earlier tests left in this process is no part of planning
     began = time.process_time()
-    plan = RowPlan(index.rows, RANKS)
-    share = index.rows // RANKS
-    segments = [plan.segments(rank, first=0, count=share) for rank in range(RANKS)]
-    job = Job(
-        run_id="r", solver="", source={"index": index.to_json()}, test_sources=[], model="m", seed=1, world=RANKS,
-        members=members, threads=[1] * RANKS,
-    )  # fmt: skip
+    job, rows = planned(index, RANKS)
     text = job.to_json()
     seconds = time.process_time() - began
     gc.unfreeze()
     assert seconds < 2.0
-    assert sum(segment.rows for parts in segments for segment in parts) == RANKS * share
+    assert rows == RANKS * (index.rows // RANKS)
     assert len(text) < 2_000_000
     assert Job.from_json(text) == job
 

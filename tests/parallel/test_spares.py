@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from conftest_parallel import rank_processes, run_client, start_client
+from conftest_parallel import rank_processes, run_client, soon, start_client
 from distributed import Client
 from problems import make_problem
 
@@ -20,16 +18,6 @@ from cosdask.parallel import link, spares
 from cosdask.storage import RunFolder
 
 DEADLINE = 60.0
-
-
-def soon(condition: Callable[[], object]) -> bool:
-    """Whether something comes true within a minute."""
-    pause, until = threading.Event(), time.monotonic() + DEADLINE
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        pause.wait(0.02)
-    return True
 
 
 def make_impatient(client: Client) -> None:

@@ -72,7 +72,7 @@ def test_two_workers_run_python_layers_as_one_process_does(
 
     # a test takes as long as it takes, whatever counting may
     monkeypatch.setattr(gains_of_a_test.Gain, "forward", slowly)
-    monkeypatch.setattr("cosdask.parallel.group.PREPARING", 4.0)
+    monkeypatch.setattr("cosdask.parallel.waiting.PREPARING", 4.0)
     assert cos.test() == tested
     monkeypatch.undo()
     monkeypatch.syspath_prepend(str(tmp_path))
