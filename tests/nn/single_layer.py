@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from google.protobuf import text_format
 
 import cosdask.nn.layers  # noqa: F401  # fills the registry
+from cosdask.device import compile_function
 from cosdask.nn.layer import Array, Layer, make_layer
 from cosdask.proto import caffe_pb2
 
@@ -24,14 +26,22 @@ def build(text: str, *shapes: Sequence[int], phase: str = "TEST") -> Layer:
     return make_layer(param, [tuple(shape) for shape in shapes], phase)
 
 
-def run(
+def forward(
     layer: Layer, bottoms: Sequence[Array | np.ndarray], weights: Sequence[Array] = (), rng: Array | None = None
 ) -> list[Array]:
-    """The tops, bottoms and tops in Caffe's layout whatever the layer's own is."""
+    """The tops, bottoms and tops in Caffe's layout whatever the layer's own is; an operation at a time, or traced."""
     last = layer.layout == "last"
     placed = [jnp.transpose(b, _TO_LAST) if last and b.ndim == 4 else jnp.asarray(b) for b in bottoms]
     tops = layer.forward([jnp.asarray(weight) for weight in weights], placed, rng)
     return [jnp.transpose(top, _TO_CAFFE) if last and top.ndim == 4 else top for top in tops]
+
+
+def run(
+    layer: Layer, bottoms: Sequence[Array | np.ndarray], weights: Sequence[Array] = (), rng: Array | None = None
+) -> list[Array]:
+    """The same as one program, in place of one for each operation and shape: the time goes into compiling."""
+    given = [jnp.asarray(bottom) for bottom in bottoms], [jnp.asarray(weight) for weight in weights], rng
+    return compile_function(partial(forward, layer))(*given)  # type: ignore[no-any-return]
 
 
 def gradient(layer: Layer, bottoms: Sequence[np.ndarray], position: int = 0, weights: Sequence[Array] = ()) -> Array:
@@ -40,9 +50,9 @@ def gradient(layer: Layer, bottoms: Sequence[np.ndarray], position: int = 0, wei
     def total(value: Array) -> Array:
         changed = [jnp.asarray(bottom) for bottom in bottoms]
         changed[position] = value
-        return run(layer, changed, weights)[0].sum()
+        return forward(layer, changed, weights)[0].sum()
 
-    return jax.grad(total)(jnp.asarray(bottoms[position]))
+    return compile_function(jax.grad(total))(jnp.asarray(bottoms[position]))
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
-from single_layer import build, normal, run
+from single_layer import build, forward, normal, run
 
 from cosdask.device import compile_function
 from cosdask.errors import NetError
@@ -115,7 +115,7 @@ def test_each_form_gives_the_gradients_of_the_plain_one(shape: tuple[int, ...], 
     change = normal(2, *layer.top_shapes[0])
 
     def ours(x: jax.Array, weight: jax.Array) -> jax.Array:
-        return (run(layer, [x], [jnp.transpose(weight, HWIO)])[0] * change).sum()
+        return (forward(layer, [x], [jnp.transpose(weight, HWIO)])[0] * change).sum()
 
     def plain(x: jax.Array, weight: jax.Array) -> jax.Array:
         pads = ((kernel // 2, kernel // 2),) * 2

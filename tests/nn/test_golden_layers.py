@@ -18,6 +18,8 @@ from cosdask.device import compile_function
 from cosdask.nn.layer import REGISTRY, Array, Layer, make_layer
 from cosdask.proto import caffe_pb2
 
+pytestmark = pytest.mark.optimized
+
 FOLDER = Path(__file__).parents[1] / "golden" / "layers"
 CASES = sorted(path.stem for path in FOLDER.glob("*.npz") if not path.stem.startswith("Net__"))
 TO_LAST, TO_CAFFE = (0, 2, 3, 1), (0, 3, 1, 2)

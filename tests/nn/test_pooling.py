@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from single_layer import build, gradient, normal, run
+from single_layer import build, forward, gradient, normal, run
 
 from cosdask.errors import NetError
 from cosdask.nn.layer import Layer
@@ -102,7 +102,7 @@ def test_stochastic_pooling_draws_in_proportion_in_train() -> None:
     top = np.asarray(run(layer, [x], rng=rng)[0]).ravel()
     for value, share in ((1, 1 / 8), (0, 0), (2, 2 / 8), (5, 5 / 8)):
         assert abs(np.mean(top == value) - share) < 0.03
-    flow = jax.grad(lambda x: run(layer, [x], rng=rng)[0].sum())(jnp.asarray(x))
+    flow = jax.grad(lambda x: forward(layer, [x], rng=rng)[0].sum())(jnp.asarray(x))
     assert np.array_equal(np.asarray(flow * x).sum((1, 2, 3)), top)
     assert np.array_equal(np.asarray(flow).sum((1, 2, 3)), np.ones(4000))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from single_layer import build, floats, normal, run
+from single_layer import build, floats, forward, normal, run
 
 from cosdask.errors import NetError
 from cosdask.nn.layer import Array, Layer
@@ -74,9 +74,9 @@ def test_exposed_state_does_what_carried_state_does(kind: str) -> None:
     (first,), state = inner.forward_with_state(weights, [x[:3], cont[:3]], inner.initial_state(3))
     (second,), _ = inner.forward_with_state(weights, [x[3:], cont[3:]], state)
     zeros = [np.zeros((1, 3, 5), np.float32)] * inner.n_state
-    top, *exposed = run(shown, [x[:3], cont[:3], *zeros], weights)
+    top, *exposed = forward(shown, [x[:3], cont[:3], *zeros], weights)
     assert np.array_equal(top, first)
-    assert np.array_equal(run(shown, [x[3:], cont[3:], *exposed], weights)[0], second)
+    assert np.array_equal(forward(shown, [x[3:], cont[3:], *exposed], weights)[0], second)
     assert shown.initial_state(3) == []
 
 
