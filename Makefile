@@ -9,9 +9,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 FROZEN := pyproject.toml constraints.txt
 # Two processes share the tests out; those that need a cluster stay together.
 TWO := --numprocesses 2 --dist loadgroup --durations 40
-# Most of the tests' time is compiling, so those that are not marked `optimized` leave out most of XLA's optimizations
-# of a program's code. The program is the same: a third less time. An unknown flag ends XLA, with its name.
+# Most of the tests' time is compiling: without XLA's optimizations of a program's code they take a third less. Numbers
+# against real Caffe and whole runs are compiled as users' are, each file in one process. An unknown flag ends XLA.
 QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+AS_USED := tests/nn/test_golden_layers.py tests/nn/test_golden_nets.py tests/solver/test_golden_solvers.py \
+	tests/cli/test_demo.py tests/notebooks
 CODE := cosdask tests benchmarks notebooks/execute.py
 
 # Demo and tests start hundreds of processes, and each would compile our modules anew: a quarter of its start.
@@ -27,8 +29,9 @@ demo: $(VENV)/.demo-installed  ## Train, test and use LeNet on 5,000 real digits
 	$(BIN)/cosdask demo --output $(OUT) --overwrite
 
 test: lint  ## Lint, then the tests and every example in the docstrings
-	$(BIN)/python -m pytest $(TWO) -m "(hadoop or optimized) and not long" tests
-	$(QUICKLY) $(BIN)/python -m pytest $(TWO) -m "not hadoop and not optimized and not long"
+	$(BIN)/python -m pytest --durations 10 -m "hadoop and not long" tests/cluster
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10 $(AS_USED)
+	$(QUICKLY) $(BIN)/python -m pytest $(TWO) -m "not hadoop and not long" $(AS_USED:%=--ignore=%)
 
 test-long: lint  ## The tests that take longest: more faults, more on YARN
 	$(BIN)/python -m pytest --durations 20 -m long

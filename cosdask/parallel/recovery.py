@@ -30,7 +30,7 @@ from cosdask.parallel.leftovers import sweep
 from cosdask.parallel.link import CLIENT_GONE
 from cosdask.parallel.locality import Arrangement
 from cosdask.parallel.run import Run
-from cosdask.parallel.scaling import rate_factor
+from cosdask.parallel.scaling import divided_anew, rate_factor
 from cosdask.parallel.snapshots import newest_whole
 
 #: generations without progress after which a run ends
@@ -67,6 +67,8 @@ class Recovery:
     def __post_init__(self) -> None:
         #: ranks of the first group: later ones have no more
         self._most = len(self.members)
+        #: rows that each of its devices took in an iteration
+        self._rows = self.job.groups[-1][2] if self.job.groups else 0
 
     def to_the_end(self) -> None:
         """Run groups until one ends as it should.
@@ -96,7 +98,7 @@ class Recovery:
                     self._regroup(generation, before)
                 before = None
                 job = self.ready(replace(self.job, generation=generation), self.members)
-                results = self._generation(job).run()
+                results = self._generation(self._divided(job) or job).run()
                 told = [result for result in results if result["status"] in ("preempted", "unheard")]
                 if not told:
                     return
@@ -176,10 +178,20 @@ class Recovery:
         groups = self.job.groups
         if not groups:
             return groups
-        found = regrouped(groups, iteration, len(self.members) * self.job.devices, groups[-1][2])
+        rows = self._rows
+        if self._divided(self.job):
+            rows = rows * self._most // len(self.members)
+        found = regrouped(groups, iteration, len(self.members) * self.job.devices, rows)
         if found != groups:
             self.run.folder.write_run({**self.run.folder.read_run(), "groups": found})
         return found
+
+    def _divided(self, job: Job) -> Job | None:
+        """The job with the batch divided among those that are there now; None where each device keeps its batch."""
+        devices, most = len(self.members) * job.devices, self._most * job.devices
+        if not self.config.batch_is_global or devices == most:
+            return None
+        return divided_anew(job, most, devices)
 
     def _next_members(self, loss: CosdaskError) -> list[Member]:
         """As many workers as before, or fewer where the user said how few are enough."""
@@ -208,11 +220,23 @@ class Recovery:
             if job.groups
             else "the epoch in progress is planned anew over these workers"
         )
-        advice = " To divide the prototxt's batch among them, end the run and go on with --resume."
         self.run.warn(
-            f"going on with {world} workers in place of {before}: each iteration now takes {world} batches instead of "
-            f"{before}, so the effective batch is {world / before:.3g} of what it was, {rate}; {epoch}."
-            + (advice if self.config.batch_is_global else "")
+            f"going on with {world} workers in place of {before}: {self._batch_of(world, before)}, {rate}; {epoch}."
+        )
+
+    def _batch_of(self, world: int, before: int) -> str:
+        """What this many workers, in place of those before, make of the effective batch."""
+        if not self.config.batch_is_global:
+            return (
+                f"each iteration now takes {world} batches instead of {before}, so the effective batch is "
+                f"{world / before:.3g} of what it was"
+            )
+        if world == self._most or self._divided(self.job):
+            return "the prototxt's batch is divided among them, so the effective batch is what it says"
+        now, most = world * self.job.devices, self._most * self.job.devices
+        return (
+            f"the prototxt's batch cannot be divided evenly among {now} devices, so each takes what it took of {most}, "
+            f"and the effective batch is {now / most:.3g} of the prototxt's"
         )
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from google.protobuf import text_format
+
 from cosdask.config import Config
 from cosdask.errors import ConfigError
-from cosdask.proto import caffe_pb2
+from cosdask.parallel.job import Job
+from cosdask.proto import caffe_pb2, parse_text, to_text
 
 #: the fields in which TRAIN data layers have their batch size
 _BATCHES = ("data_param", "memory_data_param", "cos_data_param", "hdf5_data_param", "image_data_param",
@@ -32,10 +39,8 @@ def scale(param: caffe_pb2.SolverParameter, config: Config, devices: int) -> flo
             option="scale_lr",
         )
     if config.batch_is_global:
-        for net in (param.net_param, param.train_net_param):
-            for layer in net.layer:
-                if _trains(layer):
-                    _divide(layer, devices)
+        for layer in _train_layers(param):
+            _divide(layer, 1, devices)
     return rate_factor(config, devices)
 
 
@@ -44,18 +49,47 @@ def rate_factor(config: Config, devices: int) -> float:
     return float(devices) if config.scale_lr == "linear" else 1.0
 
 
-def _trains(layer: caffe_pb2.LayerParameter) -> bool:
-    """Whether the layer may be in the TRAIN net."""
-    phases = [rule.phase for rule in layer.include if rule.HasField("phase")]
-    return not phases or caffe_pb2.TRAIN in phases
+def divided_anew(job: Job, before: int, devices: int) -> Job | None:
+    """A job whose batch was divided among ``before`` devices, with the same batch divided among ``devices``.
+
+    Returns:
+        The job, all else as it was; None where the batch cannot be divided evenly.
+    """
+    param = parse_text(job.solver, caffe_pb2.SolverParameter())
+    try:
+        for layer in _train_layers(param):
+            _divide(layer, before, devices)
+        source = _spec_divided(job.source, before, devices)
+    except ConfigError:
+        return None
+    return replace(job, solver=to_text(param), source=source)
 
 
-def _divide(layer: caffe_pb2.LayerParameter, devices: int) -> None:
+def _spec_divided(spec: dict[str, Any], before: int, devices: int) -> dict[str, Any]:
+    """A source's specification carries its layer; that of several sources theirs."""
+    if "sources" in spec:
+        return {**spec, "sources": [_spec_divided(part, before, devices) for part in spec["sources"]]}
+    layer = text_format.Parse(spec["layer"], caffe_pb2.LayerParameter())
+    _divide(layer, before, devices)
+    return {**spec, "layer": text_format.MessageToString(layer, as_one_line=True)}
+
+
+def _train_layers(param: caffe_pb2.SolverParameter) -> Iterator[caffe_pb2.LayerParameter]:
+    """The layers that may be in the TRAIN net."""
+    for net in (param.net_param, param.train_net_param):
+        for layer in net.layer:
+            phases = [rule.phase for rule in layer.include if rule.HasField("phase")]
+            if not phases or caffe_pb2.TRAIN in phases:
+                yield layer
+
+
+def _divide(layer: caffe_pb2.LayerParameter, before: int, devices: int) -> None:
+    """Make a batch of one of ``before`` devices that of one of ``devices``."""
     for name in _BATCHES:
         if not layer.HasField(name):
             continue
         settings = getattr(layer, name)
-        batch = settings.batch_size
+        batch = settings.batch_size * before
         if batch % devices:
             raise ConfigError(
                 f'--batch-is-global: batch_size {batch} of layer "{layer.name}" cannot be divided among {devices} '

@@ -82,7 +82,6 @@ def test_an_earlier_demo_is_not_overwritten(tmp_path: Path, capsys: pytest.Captu
 # Dask's reader of parquet calls pandas in a way that pandas 3.1 is about to change.
 @pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.reset_index")
 @pytest.mark.slow
-@pytest.mark.optimized
 @pytest.mark.timeout(900)
 def test_the_demo_goes_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two workers train LeNet to at least 0.96, and everything the demo promises lies in its folder and works."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ import cosdask.nn.layers  # noqa: F401  # fills the registry
 from cosdask.device import compile_function
 from cosdask.nn.layer import REGISTRY, Array, Layer, make_layer
 from cosdask.proto import caffe_pb2
-
-pytestmark = pytest.mark.optimized
 
 FOLDER = Path(__file__).parents[1] / "golden" / "layers"
 CASES = sorted(path.stem for path in FOLDER.glob("*.npz") if not path.stem.startswith("Net__"))
@@ -62,7 +60,7 @@ def assert_close(actual: Array, wanted: np.ndarray, what: str) -> None:
     np.testing.assert_allclose(np.asarray(actual).reshape(wanted.shape), wanted, rtol=1e-4, atol=1e-5, err_msg=what)
 
 
-@lru_cache
+@cache
 def outcome(name: str) -> tuple[Layer, list[Array], list[Array], list[Array], list[Array]]:
     """The layer, its tops, its weights after the forward pass, the gradients of its weights and of its bottoms."""
     case = load(name)

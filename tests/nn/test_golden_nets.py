@@ -14,8 +14,6 @@ import pytest
 from cosdask import Net
 from cosdask.device import compile_function
 
-pytestmark = pytest.mark.optimized
-
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = sorted(path.stem for path in (GOLDEN / "layers").glob("*.npz"))
 FILTER = json.loads((GOLDEN / "filter" / "expected.json").read_text())

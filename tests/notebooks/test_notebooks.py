@@ -114,7 +114,6 @@ _HERE = [name for name in CHECKS if name != "OnYarn"]
 
 
 @pytest.mark.slow
-@pytest.mark.optimized
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", _HERE)
 def test_a_notebook_runs_and_shows_what_it_promises(name: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from problems import Problem, make_problem
 
 import cosdask
 from cosdask.errors import SolverError, StorageError
-from cosdask.events import Progress, Restarted, Snapshot, ValidationStarted, Warned
+from cosdask.events import Progress, Restarted, RunStarted, Snapshot, ValidationStarted, Warned
 
 
 def test_a_rank_that_hangs_is_ended_and_named(train: Train, whole: Any) -> None:
@@ -134,21 +134,25 @@ def test_a_loss_that_nothing_shows_is_looked_at_before_the_model_is_kept(client:
 
 
 @pytest.mark.long
-def test_fewer_workers_go_on_where_that_is_enough(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_is_global", [False, True])
+def test_fewer_workers_go_on_where_that_is_enough(batch_is_global: bool, tmp_path: Path) -> None:
     """With ``min_workers`` a worker that is scaled away does not end the run: the group leaves a checkpoint first.
 
-    The user hears what fewer workers do to the batch.
+    The user hears what fewer workers do to the batch; the prototxt's is divided anew where it is that of all.
     """
     made = make_problem(tmp_path / "problem", settings="max_iter: 600 display: 1")
     # threads that are free take the lost rank's task at once, which must not hurry the others
     with cosdask.LocalCluster(n_workers=2, threads_per_worker=2) as cluster, Client(cluster) as client:
         train = Train(client, made, tmp_path / "small.caffemodel")
-        result = train(Progress, lambda: cluster.scale(1), min_workers=1, worker_deadline=5, threads=1)
+        options = {"min_workers": 1, "worker_deadline": 5, "threads": 1, "batch_is_global": batch_is_global}
+        result = train(Progress, lambda: cluster.scale(1), **options)
     (restart,) = train.of(Restarted)
     assert "going on with 1 workers in place of 2" in train.of(Warned)[0].message
     assert result.iterations == 600
     assert 0 < restart.iteration < 600
-    assert train.folder.read_run()["groups"] == [[0, 2, 8], [restart.iteration, 1, 8]]
+    rows = 4 if batch_is_global else 8
+    assert train.folder.read_run()["groups"] == [[0, 2, rows], [restart.iteration, 1, 8]]
+    assert [event.effective_batch for event in train.of(RunStarted)] == [2 * rows, 8]
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,8 @@ class Groups:
         self.warned: list[str] = []
         self.there = list(MEMBERS)
         self.refused: list[Exception] = []
+        #: what was written as run.json
+        self.written: list[dict[str, Any]] = []
         #: whose folder was swept
         self.swept: list[str] = []
         #: errors of the next questions for addresses
@@ -59,16 +62,27 @@ class Groups:
             monkeypatch.setattr(recovery, name, stand_in)
         monkeypatch.setattr(recovery, "PAUSE", 0.0)
 
-    def run(self, **options: Any) -> None:
+    def run(self, job: Job = JOB, **options: Any) -> None:
         """Recover to the end."""
         record = SimpleNamespace(reached=lambda: len(self.jobs))
-        folder = SimpleNamespace(read_run=lambda: {"run_id": self.owner}, url="small.run")
+        folder = SimpleNamespace(
+            read_run=lambda: {"run_id": self.owner}, write_run=self.written.append, url="small.run"
+        )
         run: Any = SimpleNamespace(
             tell=self._tell, warn=self.warned.append, wants_to_finish=lambda: False, record=record, folder=folder
         )
         client: Any = None
-        job = replace(JOB, lr_scale=2.0 if options.get("scale_lr") else 1.0)
+        job = replace(job, lr_scale=2.0 if options.get("scale_lr") else 1.0)
         recovery.Recovery(client, cosdask.Config(**options), job, self.there, run).to_the_end()
+
+    def dies(self, left: list[Member]) -> Callable[[], GroupError]:
+        """The end of a group by a death, after which these workers are there."""
+
+        def die() -> GroupError:
+            self.there = left
+            return DIED
+
+        return die
 
     def _generation(self, client: Any, job: Job, *_: Any) -> Any:
         self.jobs.append(job)
@@ -162,16 +176,8 @@ def test_a_group_that_ended_before_its_time_is_followed_by_another(
 def test_workers_that_come_back_are_taken_in_by_the_next_group(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group that shrank grows again, never beyond the first; the rate follows where the user asked for that."""
     groups = Groups(monkeypatch)
-
-    def dies(there: list[Member]) -> Any:
-        def die() -> GroupError:
-            groups.there = there
-            return DIED
-
-        return die
-
     third = Member("tcp://10.0.0.2:1", "2", "10.0.0.2", 1)
-    groups._ends = [dies(MEMBERS[:1]), dies([*MEMBERS, third]), DONE]
+    groups._ends = [groups.dies(MEMBERS[:1]), groups.dies([*MEMBERS, third]), DONE]
     groups.run(scale_lr="linear", min_workers=1)
     assert [job.world for job in groups.jobs] == [2, 1, 2]
     assert [job.lr_scale for job in groups.jobs[1:]] == [1.0, 2.0]
@@ -179,3 +185,34 @@ def test_workers_that_come_back_are_taken_in_by_the_next_group(monkeypatch: pyte
     assert "going on with 1 workers in place of 2" in fewer
     assert "0.5 of what it was, its learning rate times 1 in place of 2" in fewer
     assert "going on with 2 workers in place of 1" in more and "times 2 in place of 1" in more
+
+
+def test_a_global_batch_is_divided_among_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The effective batch stays the prototxt's 12 where it can be divided evenly; where not, the user hears of it.
+
+    The net, its source and the position in the data go by the same rows.
+    """
+    six_workers = [Member(f"tcp://10.0.0.{i}:1", str(i), f"10.0.0.{i}", 1) for i in range(6)]
+    layer = 'name: "data" type: "Data" include { phase: TRAIN } data_param { source: "rows" batch_size: 2 }'
+    test = 'name: "data" type: "Data" include { phase: TEST } data_param { source: "rows" batch_size: 7 }'
+    job = replace(
+        JOB,
+        world=6,
+        solver=f"net_param {{ layer {{ {layer} }} layer {{ {test} }} }}",
+        source={"kind": "zipped", "sources": [{"kind": "lmdb", "layer": layer}]},
+        groups=[[0, 6, 4]],
+    )
+    groups = Groups(monkeypatch)
+    groups.there = six_workers
+    reached = iter([100, 200, 300])
+    monkeypatch.setattr(recovery, "newest_whole", lambda folder: ({"state": "s", "iteration": next(reached)}, []))
+    groups._ends = [*(groups.dies(six_workers[:left]) for left in (5, 4, 6)), DONE]
+    groups.run(job, batch_is_global=True, min_workers=1)
+    batches = [re.findall(r"batch_size: (\d+)", job.solver) for job in groups.jobs]
+    assert batches == [["2", "7"], ["2", "7"], ["3", "7"], ["2", "7"]]
+    read = [re.findall(r"batch_size: (\d+)", job.source["sources"][0]["layer"]) for job in groups.jobs]
+    assert read == [["2"], ["2"], ["3"], ["2"]]
+    assert groups.jobs[-1].groups == [[0, 6, 4], [100, 5, 4], [200, 4, 6], [300, 6, 4]] == groups.written[-1]["groups"]
+    five, four, six = groups.warned
+    assert "cannot be divided evenly among 5 devices" in five and "0.833 of the prototxt's" in five
+    assert "the effective batch is what it says" in four and "the effective batch is what it says" in six

@@ -15,8 +15,6 @@ from google.protobuf.message import Message
 from cosdask import Solver
 from cosdask.proto import blob_to_array, caffe_pb2, read_binary
 
-pytestmark = pytest.mark.optimized
-
 FOLDER = Path(__file__).parents[1] / "golden" / "solvers"
 CASES = sorted(path.name for path in FOLDER.iterdir())
 #: Caffe wrote the pair after this step
