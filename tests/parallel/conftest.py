@@ -26,10 +26,10 @@ if __name__ == "__main__":
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests are shared out over processes, those of this folder stay in one: there is one cluster."""
+    """Where tests are shared out over processes, those that use the one cluster stay in one."""
     here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if here in item.path.parents and "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
