@@ -10,10 +10,10 @@ FROZEN := pyproject.toml constraints.txt
 # Two processes share the tests out; those that need a cluster stay together.
 TWO := --numprocesses 2 --dist loadgroup --durations 40
 # Most of the tests' time is compiling: without XLA's optimizations of a program's code they take a third less. Numbers
-# against real Caffe and whole runs are compiled as users' are, each file in one process. An unknown flag ends XLA.
+# against real Caffe and whole runs, the longest first, are compiled as users' are. An unknown flag ends XLA.
 QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-AS_USED := tests/nn/test_golden_layers.py tests/nn/test_golden_nets.py tests/solver/test_golden_solvers.py \
-	tests/cli/test_demo.py tests/notebooks
+AS_USED := tests/notebooks tests/cli/test_demo.py tests/solver/test_golden_solvers.py tests/nn/test_golden_layers.py \
+	tests/nn/test_golden_nets.py
 CODE := cosdask tests benchmarks notebooks/execute.py
 
 # Demo and tests start hundreds of processes, and each would compile our modules anew: a quarter of its start.
@@ -30,7 +30,7 @@ demo: $(VENV)/.demo-installed  ## Train, test and use LeNet on 5,000 real digits
 
 test: lint  ## Lint, then the tests and every example in the docstrings
 	$(BIN)/python -m pytest --durations 10 -m "hadoop and not long" tests/cluster
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10 $(AS_USED)
+	$(BIN)/python -m pytest $(TWO) $(AS_USED)
 	$(QUICKLY) $(BIN)/python -m pytest $(TWO) -m "not hadoop and not long" $(AS_USED:%=--ignore=%)
 
 test-long: lint  ## The tests that take longest: more faults, more on YARN
