@@ -31,8 +31,8 @@ LOOK, LOOKING = 0.005, 60.0
 class Stopwatch:
     """Kills when the training has run a while, and takes the times of what follows."""
 
-    def __init__(self, client: Client, kill: Callable[[], None]) -> None:
-        self._client, self._kill, self._began = client, kill, 0.0
+    def __init__(self, client: Client, victim: Callable[[], int]) -> None:
+        self._client, self._victim, self._began = client, victim, 0.0
         #: when the client heard that a rank's task has failed, and when it told of the new group
         self.heard = self.told = 0.0
         self.killed = self.stepped = 0.0
@@ -43,8 +43,9 @@ class Stopwatch:
         if isinstance(event, Progress) and event.rank == 0:
             self._began = self._began or now
             if not self.killed and now - self._began > BEFORE:
+                pid = self._victim()  # looking for it costs as much as hearing of its death
                 self.killed = time.time()
-                self._kill()
+                os.kill(pid, signal.SIGKILL)
                 threading.Thread(target=self._listen, name="listen", daemon=True).start()
             elif self.told and not self.stepped:
                 self.stepped = now
@@ -62,11 +63,10 @@ class Stopwatch:
         """Nothing to end."""
 
 
-def kill_a_rank() -> None:
-    """End rank 1 without warning."""
-    for process in psutil.Process().children(recursive=True):
-        if process.name() == "cosdask-rank-1":
-            process.kill()
+def rank_1() -> int:
+    """The pid of a rank that is not the first."""
+    (found,) = (p.pid for p in psutil.Process().children(recursive=True) if p.name() == "cosdask-rank-1")
+    return found
 
 
 def main() -> None:
@@ -82,9 +82,7 @@ def main() -> None:
         solver = inputs.write_inputs("lenet", Path(folder), batch=64, iterations=10_000_000)
         pids = client.run(os.getpid)
         for name in ["rank"] * repetitions + ["worker"]:
-            worker = pids[sorted(pids)[1]]
-            kill = kill_a_rank if name == "rank" else partial(os.kill, worker, signal.SIGKILL)
-            watch = Stopwatch(client, kill)
+            watch = Stopwatch(client, rank_1 if name == "rank" else partial(pids.__getitem__, sorted(pids)[1]))
             model = f"{folder}/lenet.caffemodel"
             config = cosdask.Config(conf=str(solver), model=model, overwrite=True, progress="none")
             cosdask.CaffeOnDask(client, config, consumers=[watch]).train()
