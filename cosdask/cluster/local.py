@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 import weakref
@@ -9,6 +10,9 @@ from typing import Any
 
 import dask
 import distributed
+from dask.utils import parse_timedelta
+from distributed.core import Status
+from distributed.deploy.cluster import Cluster
 
 from cosdask.cluster.gpus import even_shares
 from cosdask.cluster.names import TICK
@@ -59,6 +63,24 @@ class LocalCluster(distributed.LocalCluster):
                 preload=[*keywords.pop("preload", []), "cosdask.cluster.preload"],
                 **keywords,
             )
+
+    def _update_worker_status(self, op: str, msg: str) -> None:
+        """A worker came or went; one that went is its nanny's business as long as that lives.
+
+        Dask looks 15 s after a death whether the worker is there, and closes its nanny where it is not: for good also
+        where a second death, a moment ago, has just sent the nanny to start it again.
+        """
+        if op == "remove":
+            name = self.scheduler_info["workers"][msg]["name"]
+            delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
+            asyncio.get_running_loop().call_later(delay, self._forget, name)
+        Cluster._update_worker_status(self, op, msg)  # past SpecCluster's
+
+    def _forget(self, name: Any) -> None:
+        """A nanny that has ended makes room, so that ``scale`` starts another."""
+        nanny = self.workers.get(name)
+        if nanny is not None and nanny.status in (Status.closed, Status.failed):
+            del self.workers[name]
 
     def _locks(self) -> str:
         """A folder in which the workers claim their GPUs; it goes with this object."""

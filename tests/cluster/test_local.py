@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import dask
@@ -98,3 +99,16 @@ def test_dask_looks_at_itself_less_often() -> None:
     chosen = dask.config.set({"distributed.admin.tick.interval": "100ms"})
     with chosen, cosdask.LocalCluster(1) as cluster, Client(cluster) as client:
         assert paces(cluster, client) == {100.0}
+
+
+def test_a_worker_that_dies_again_is_started_again() -> None:
+    """Dask looks once, 15 s after a death: where a second one had just taken the worker, it was given up for good."""
+    # as if that look came while the worker is away
+    at_once = dask.config.set({"distributed.deploy.lost-worker-timeout": "0s"})
+    with at_once, cosdask.LocalCluster(n_workers=1, threads_per_worker=1) as cluster, Client(cluster) as client:
+        for _ in range(2):
+            ((address, pid),) = client.run(os.getpid).items()
+            os.kill(pid, signal.SIGKILL)
+            client.sync(_until_gone, client, address)
+            client.wait_for_workers(1, timeout=60)
+        assert len(cluster.workers) == 1
